@@ -26,15 +26,11 @@ from brine.pipeline.run_lock import acquire_lock, release_lock
 from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, move_to_backup
 
 BACKUP = ".before-0.2"
-CORPUS = ("", "encoded/store/")
-"""Where a corpus may lie below PATH."""
+CORPUS = ("", "encoded/store/")  # where a corpus may lie below PATH
 
 
 def convert(path: Path) -> list[Path]:
-    """Rewrite all files of older versions below `path`; returns those that changed.
-
-    Raises ValueError where there is nothing of Brine's, RunLockedError where another process works in the run folder.
-    """
+    """Rewrite older versions' files below `path`; returns them. ValueError for nothing of Brine's; RunLockedError."""
     path = Path(path)
     if path.suffix == ".npz":
         return [path] if _rewrite_plan(path) else []
@@ -111,7 +107,6 @@ FILES: dict[str, Callable[[Any], Any]] = {
 
 
 def _rename_columns(corpus: Path) -> list[Path]:
-    """Give the arrays of an encoded corpus their present names; returns those that were renamed."""
     changed = []
     for old, new in renamed.CORPUS_COLUMNS.items():
         for pattern in (f"index/start_{old}.npy", f"shards/*/{old}.npy", f"shards/*/index/start_{old}.npy"):

@@ -58,10 +58,7 @@ def field_docstrings(options: type) -> dict[str, str]:
 def command(
     read: Callable[[Sequence[str]], Any], *, interrupted: str = "", out_of_memory: str = "give --device cpu"
 ) -> Callable[[Sequence[str] | None], int]:
-    """`main(argv) -> exit code`. read: argv -> a request, such as by `parse`, whose `run()` is the command.
-
-    interrupted: what to print after Ctrl-C. out_of_memory: the remedy, for an error message.
-    """
+    """`main(argv) -> exit code` that runs what `read(argv)` returns. interrupted, out_of_memory: texts to print."""
 
     @exit_on_closed_pipe
     def main(argv: Sequence[str] | None = None) -> int:
@@ -86,9 +83,9 @@ def command(
 
 
 def parse(name: str, options: type, argv: Sequence[str]) -> Any:
-    """An instance of `options`, a dataclass whose docstrings are the help, from the arguments of `brine NAME`.
+    """An instance of the dataclass `options`, whose docstrings are the help.
 
-    Raises ValueError in one line, SystemExit for --help.
+    ValueError in one line, SystemExit for --help.
     """
     import tyro
 

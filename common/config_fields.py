@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 _DECIDES = "decides"
-OPERATIONAL = {_DECIDES: lambda config: False}
-"""Metadata of an operational field with other arguments than a default."""
+OPERATIONAL = {_DECIDES: lambda config: False}  # metadata of an operational field with other arguments than a default
 
 
 def operational(default: Any) -> Any:

@@ -94,10 +94,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """A file open for writing, text in UTF-8 or bytes ("wb"), that replaces `path` when the block ends.
-
-    It is flushed to the disk first. After an error, or a kill, `path` is as it was.
-    """
+    """A file open for writing ("w": UTF-8, or "wb") that replaces `path`, flushed, if the block ends without error."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

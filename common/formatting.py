@@ -20,32 +20,19 @@ class StatusLine:
     """The numbers of one status line."""
 
     step: int
-    """Steps done."""
     num_steps: int
-    """Steps in all."""
-    tokens: int
-    """Tokens processed since the run began, padding included."""
-    loss: float
-    """Mean cross-entropy per target token since the last line, nats."""
-    grad_norm: float
-    """Norm of the last step's gradient before clipping."""
+    tokens: int  # tokens processed since the run began, padding included
+    loss: float  # mean cross-entropy per target token since the last line, nats
+    grad_norm: float  # norm of the last step's gradient before clipping
     learning_rate: float
-    """Learning rate of the last step."""
-    tokens_per_s: float
-    """Tokens per second since the last line."""
-    mfu: float
-    """Fraction of the peak of matmuls."""
-    memory_gib: float
-    """Peak memory of a process, the maximum over ranks."""
-    data_wait_fraction: float
-    """Fraction of the time spent waiting for batches."""
-    eta_s: float
-    """Seconds to the end at this pace."""
-    skew: float | None = None
-    """Excess of the slowest rank's compute time over the mean; None for a single rank."""
+    tokens_per_s: float  # tokens per second since the last line
+    mfu: float  # fraction of the peak of matmuls
+    memory_gib: float  # peak memory of a process, the maximum over ranks
+    data_wait_fraction: float  # fraction of the time spent waiting for batches
+    eta_s: float  # seconds to the end at this pace
+    skew: float | None = None  # excess of the slowest rank's compute time over the mean; None for a single rank
 
     def line(self) -> str:
-        """One aligned line."""
         return (
             f"step {self.step:>6}/{self.num_steps:<6} tokens {count(self.tokens):>7}  loss {self.loss:7.4f}  "
             f"norm {self.grad_norm:6.2f}  lr {self.learning_rate:.2e}  tok/s {count(self.tokens_per_s):>7}  "
@@ -84,7 +71,6 @@ class Console:
                 self.stream.flush()
 
     def close(self) -> None:
-        """Take the bar away."""
         self.bar.close()
 
 

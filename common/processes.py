@@ -30,8 +30,7 @@ class TrainingInterrupted(Exception):
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
-    """Let the kernel end this process when its parent ends (Linux only). parent: its process id, as the parent knew it;
-    if it has ended already, this process exits."""
+    """Let the kernel end this process with its parent (Linux), or exit if `parent` (a process id) has ended already."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
@@ -51,8 +50,7 @@ def exit_with_parent(parent: int) -> None:
 
 
 class StopSignal:
-    """Context manager: inside it, SIGINT and SIGTERM only set a flag. Use it in the main thread; in forked children
-    SIGTERM ends the process and SIGINT is left to the parent."""
+    """Context (main thread): SIGINT and SIGTERM only set a flag; in forked children SIGTERM ends the process."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
-"""Of checkpoints; those of before have no number."""
+FORMAT = 2  # of checkpoints; those of before have no number
 SETTINGS = {
     # packing and corpus
     "rows": "packing",
@@ -49,25 +48,18 @@ SETTINGS = {
     "decode_batch": "decode_batch_size",
 }
 """Fields of recipe.json, runtime.json, stage.json and done."""
-INPUTS = {"rounds": "filter_log"}
-"""Inputs of a stage, in stage.json and done."""
+INPUTS = {"rounds": "filter_log"}  # inputs of a stage, in stage.json and done
 STATE = {"row": "sequence_index", "planned": "scheduled", "score": "val_loss", "ledger": "compute_cost"}
 """Fields of a checkpoint's state.json."""
 METRICS = {"row": "sequence_index", "context": "modality_context", "data_wait": "data_wait_fraction"}
 """Fields of metrics.jsonl."""
-EVENTS = {"row": "sequence_index", "skipped_rows": "skipped_sequences", "wall": "unix_time"}
-"""Fields of events.jsonl."""
+EVENTS = {"row": "sequence_index", "skipped_rows": "skipped_sequences", "wall": "unix_time"}  # fields of events.jsonl
 EVENT_NAMES = {"begun": "started", "document_failed": "document_load_failed"}
-MODEL = {"trained_tokens": "trained_context_tokens"}
-"""Fields of a saved model's config.json."""
-SELECTION = {"why": "reason"}
-"""Fields of selection.jsonl."""
-CORPUS = {"reading": "reader_version"}
-"""Fields of an encoded corpus's meta.json and building.json."""
-CORPUS_COLUMNS = {"learn": "loss_mask", "context": "modality_context"}
-"""Arrays of an encoded corpus."""
-PLAN = {"row_tokens": "seq_len"}
-"""Fields of a stored packing plan."""
+MODEL = {"trained_tokens": "trained_context_tokens"}  # fields of a saved model's config.json
+SELECTION = {"why": "reason"}  # fields of selection.jsonl
+CORPUS = {"reading": "reader_version"}  # fields of an encoded corpus's meta.json and building.json
+CORPUS_COLUMNS = {"learn": "loss_mask", "context": "modality_context"}  # arrays of an encoded corpus
+PLAN = {"row_tokens": "seq_len"}  # fields of a stored packing plan
 FORMER_FILES = {"kept_stale.json": "stayed.json", "outputs.json": "made.json", "reader_notes.json": "told.json"}
 """Files of runs and evaluations by their present name, with the former one."""
 

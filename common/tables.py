@@ -52,7 +52,6 @@ def print_plain_or_rich(*parts) -> None:
 
 
 def as_text(part) -> str:
-    """A rich table as plain text."""
     console = _plain_console()
     with console.capture() as captured:
         console.print(part)
@@ -69,7 +68,6 @@ def _plain_console():
 
 
 def _cell(value) -> str:
-    """One value of a table: counts with thousands separators, zero as a dot."""
     if isinstance(value, int | np.integer):
         return f"{value:,}" if value else "·"
     return value if isinstance(value, str) else f"{value:.3g}"

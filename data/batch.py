@@ -2,24 +2,16 @@
 
     B packed sequences · T = seq_len tokens each · N_m patches of modality m = B * budget of m, padding included
 
-Chunks of documents follow one another in a packed sequence; the rest is padding: pad token, document -1, no label.
-Patches of a whole batch are gathered per modality, each with the flat index (b * T + t) of its media token; unused
-patches are zero bytes with index B * T, one past the end, which a model that scatters into B * T + 1 positions then
-drops. Shapes depend on the plan alone, so a compiled model never sees a new one.
+Chunks of documents follow one another; the rest is padding: pad token, document -1, no label. labels[b, t] is the token
+at t + 1 when that is a target of the same chunk and query t does not see past itself (inside a media block it would);
+-100 otherwise. Patches of a batch are gathered per modality, in their storage dtypes, each with the flat index
+(b * T + t) of its media token; unused ones are zero bytes with index B * T, one past the end, which a model that
+scatters into B * T + 1 positions drops. Shapes depend on the plan alone, so a compiled model never sees a new one.
+Statistics that a step needs on the host are counted while the batch is made: asking the device would be a sync.
 
-labels[b, t] is the token at t + 1 when that token is a target of the same chunk and query t does not see past itself
-(inside a media block it would); -100 otherwise. Patches keep their storage dtypes, bytes and half floats, until a
-model embeds them (`brine.model.embed`).
-
-Statistics that a training step needs on the host (where its targets are, how many tokens are what) are counted here,
-while the batch is made, and travel with it: asking the device would be a sync.
-
-A packed sequence holds a dozen short documents, so the cost is the number of numpy calls, not the bytes: token fields
-are concatenated over the whole batch and written once each; only patches are handled document by document. 16 packed
-sequences of 512 tokens take about 15 ms of one core, most of it for reading and checking 200 documents.
-
-Augmentation is a `transform` that samples from `counter_generator(seed, document, sequence_index)`: from counters,
-never from a global generator, so that neither the number of workers nor a restart changes a sample.
+The cost is the number of numpy calls, not the bytes, so token fields are concatenated over the whole batch and written
+once; only patches are handled document by document. Augmentation is a `transform` that samples from
+`counter_generator(seed, document, sequence_index)`: neither the number of workers nor a restart changes a sample.
 """
 
 import hashlib
@@ -44,16 +36,14 @@ Transform = Callable[[int, EncodedDocument, int], EncodedDocument]
 function of its arguments, and picklable where a loader has workers."""
 TENSOR_FIELDS = ("document", "labels", "kind", "modality_context")
 """Tensors (B, T) of a batch beside those of its inputs."""
-CACHED_STATS = ("target_index", "num_targets", "mixture")
-"""Statistics that are computed once, on the host."""
+CACHED_STATS = ("target_index", "num_targets", "mixture")  # statistics that are computed once, on the host
 
 
 @dataclass
 class Batch:
     """One micro-batch of packed sequences: the model's inputs, and each token's label, document and kind.
 
-    The statistics (`target_index`, `num_targets`, `mixture`) are computed from the other fields on first use and kept
-    by `to` and `pin_memory`; `dataclasses.replace` makes a batch that computes them again.
+    Statistics are computed on first use and kept by `to` and `pin_memory`; `dataclasses.replace` drops them.
     """
 
     inputs: Inputs
@@ -88,7 +78,6 @@ class Batch:
 
     @cached_property
     def num_targets(self) -> int:
-        """Labels that are targets."""
         return len(self.target_index)
 
     @cached_property
@@ -120,10 +109,9 @@ class Batch:
 
 
 def counter_generator(seed: int, *counters: int) -> np.random.Generator:
-    """Random numbers that follow from the numbers given and from nothing else; see the module.
+    """Random numbers that follow from the numbers given (integers of up to 64 bits with sign) alone.
 
-    seed, counters: integers of up to 64 bits with sign. Lists that differ in any element or in length give independent
-    streams (the key of a Philox generator is a SHA-256 of them). About 20 microseconds.
+    Lists that differ in any element or in length give independent streams: a SHA-256 of them is the key of a Philox.
     """
     content = struct.pack(f"<{1 + len(counters)}q", seed, *counters)
     return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(content).digest()[:16], "little")))
@@ -310,7 +298,6 @@ def _segments(owners: list[int], sequences: list[EncodedDocument], segment_token
 
 
 def _block_offsets(owners: list[int], blocks: np.ndarray) -> np.ndarray:
-    """Number of media blocks before each chunk in its packed sequence, so that block ids of neighbours differ."""
     before, current, total = np.zeros(len(owners), np.int32), -1, 0
     for i, (owner, count) in enumerate(zip(owners, blocks.tolist(), strict=True)):
         total = 0 if owner != current else total

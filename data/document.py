@@ -59,8 +59,7 @@ class Video:
 
 
 Part = Text | Image | Audio | Video
-_RENAMED = {"learn": "loss_mask", "sound": "use_audio"}
-"""Keys of earlier manifests."""
+_RENAMED = {"learn": "loss_mask", "sound": "use_audio"}  # keys of earlier manifests
 _FIELDS = ("id", "kind", "level", "split", "source")
 
 

@@ -27,8 +27,7 @@ from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOK
 
 
 def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: EncodeConfig) -> EncodedDocument:
-    """Decode and assemble one document in this process; `root` is the manifest's folder. Raises DocumentError with file
-    and reason when media cannot be decoded."""
+    """Decode and assemble one document of the folder `root`. DocumentError for media that cannot be decoded."""
     root = Path(root).resolve()
     media = [decode_part(part, root, config) for part in document.parts if not isinstance(part, Text)]
     return assemble(document, media, tokenizer, config)
@@ -37,8 +36,7 @@ def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: Enco
 def assemble(
     document: Document, media: Items[Decoded], tokenizer: Tokenizer, config: EncodeConfig, *, end: bool = True
 ) -> EncodedDocument:
-    """The sequence of a document whose media are decoded, one item of `media` per media part in order. end=False leaves
-    the end token off, for a prompt to be continued."""
+    """The sequence of a document with its decoded media, one per media part. end=False: without end token."""
     builder, decoded = _DocumentBuilder(config), iter(media)
     for part in document.parts:
         if isinstance(part, Text):
@@ -54,8 +52,7 @@ def assemble(
 def assemble_chunks(
     runs: Items[list[int] | tuple[str, Decoded]], config: EncodeConfig, *, position_offset: float = 0.0
 ) -> EncodedDocument:
-    """The sequence of encoded runs: ids of text, or (modality, decoded media). Nothing is a target. position_offset:
-    position of the first token, for what continues another sequence."""
+    """The sequence, without targets, of text ids and (modality, decoded media). position_offset: of the first token."""
     builder = _DocumentBuilder(config, position_offset)
     for run in runs:
         if isinstance(run, list):

@@ -71,16 +71,12 @@ def video_frame_tokens(num_tubelets: int, config: EncodeConfig) -> int:
 class VideoLayout:
     """How a video becomes tokens: its tubelets and its audio."""
 
-    grid: tuple[int, int]
-    """Patch rows and columns of every tubelet."""
-    tubelet_s: tuple[float, ...]
-    """Time of each tubelet (of its first frame), seconds from the first frame."""
-    num_audio_tokens: int
-    """Audio tokens of the audio track; 0 without one."""
+    grid: tuple[int, int]  # patch rows and columns of every tubelet
+    tubelet_s: tuple[float, ...]  # time of each tubelet (of its first frame), seconds from the first frame
+    num_audio_tokens: int  # audio tokens of the audio track; 0 without one
 
     @property
     def num_video(self) -> int:
-        """Video tokens."""
         return len(self.tubelet_s) * self.grid[0] * self.grid[1]
 
 

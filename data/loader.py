@@ -26,17 +26,16 @@ from brine.data.sequence import FIELDS
 
 logger = logging.getLogger("brine.loader")
 
-SHARED_MEMORY = "/dev/shm"
-"""Through which torch's workers hand over batches, on Linux."""
-TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8
-"""Bytes of a token in a batch, its index among the targets included."""
-MAX_WORKERS = 4
-"""A core collates a few hundred thousand tokens per second."""
+SHARED_MEMORY = "/dev/shm"  # through which torch's workers hand over batches, on Linux
+TOKEN_BYTES = 8 + 12 + 4 + 4 + 4 + 8 + 2 + 1 + 8  # bytes of a token in a batch, its index among the targets included
+MAX_WORKERS = 4  # a core collates a few hundred thousand tokens per second
 
 
 def default_loader_workers(device: torch.device | str, *, local_world_size: int = 1) -> int:
-    """Processes that make batches for one rank: none on a CPU, where they would slow training; for a device all but one
-    of this rank's share of the cores (`local_world_size` ranks on this machine), at most MAX_WORKERS."""
+    """Processes that make batches for one rank: none on a CPU, where they would slow training.
+
+    For a device all but one of this rank's share of the cores (`local_world_size` ranks here), at most MAX_WORKERS.
+    """
     if torch.device(device).type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,8 +22,10 @@ class DevicePrefetch:
     def __init__(
         self, batches: Iterable[Any], device: torch.device | str, *, prepare: Callable[[Any], Any] | None = None
     ):
-        """batches: such as a `Loader`, opened when iteration begins. prepare(batch): host work at the same time; gives
-        anything with `to(device, non_blocking=)`."""
+        """batches: such as a `Loader`, opened when iterated.
+
+        prepare(batch): host work meanwhile; gives what has `to`.
+        """
         self.batches, self.device = batches, torch.device(device)
         self._prepare = prepare or (lambda batch: batch)
         self.state: int | None = getattr(batches, "state", None)

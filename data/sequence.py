@@ -19,8 +19,7 @@ from brine.data.tokenizer import MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID
 
 MODALITY_CONTEXTS = ("none", *MODALITIES)
 GREY = 128
-SILENCE = -1.0
-"""Value of a blank mel: the floor of the fixed affine map in `brine.data.media.audio`."""
+SILENCE = -1.0  # value of a blank mel: the floor of the fixed affine map in `brine.data.media.audio`
 
 FIELDS = {
     "token_ids": np.dtype(np.int32),
@@ -88,8 +87,7 @@ class EncodedDocument:
         return EncodedDocument(**fields)
 
     def with_blank_media(self, modalities: Iterable[str] = MODALITIES) -> "EncodedDocument":
-        """The same tokens with grey images and frames, and silence, for the modalities named (as read-only views). A
-        video blanked for "video" alone keeps its audio track, whose patches are audio."""
+        """The same tokens with grey images and frames, or silence, for these modalities; a "video" keeps its audio."""
         blank = {}
         for name in modalities:
             if name not in MODALITIES:
@@ -100,9 +98,11 @@ class EncodedDocument:
         return dataclasses.replace(self, **blank)
 
     def split_points(self) -> np.ndarray:
-        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included. They are outside
-        media (from start to end token), and never between an end token and a target, so that a following chunk, begun
-        one token earlier where that token is text, predicts every target once."""
+        """(c,) int64 indices, ascending, where a chunk may end and the next begin, 0 and S included.
+
+        They are outside media (from start to end token), and never between an end token and a target, so that a
+        following chunk, begun one token earlier where that token is text, predicts every target once.
+        """
         opens = np.isin(self.token_ids, list(MEDIA_START_ID.values()))
         closes = np.isin(self.token_ids, list(MEDIA_END_ID.values()))
         inside = np.cumsum(opens.astype(np.int64)) - np.cumsum(closes.astype(np.int64))

@@ -53,7 +53,6 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special tokens included."""
         return self._inner.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
@@ -107,10 +106,7 @@ def _file_in(path: str | Path) -> Path:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE of `vocab_size` ids learnt from `texts`, or of fewer when these hold too few pairs to merge.
-
-    Raises ValueError below 267 (11 special tokens and 256 bytes).
-    """
+    """Byte-level BPE of `vocab_size` ids, or fewer for lack of pairs. ValueError below 267 (11 special, 256 bytes)."""
     if vocab_size < MIN_VOCAB_SIZE:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: {MIN_VOCAB_SIZE} ids are taken by special tokens and bytes"

@@ -20,10 +20,7 @@ MODALITIES = ("image", "audio", "video")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the names and shapes of the parameters, and the mathematics over them.
-
-    Raises ValueError, with the remedy, for values that do not fit together.
-    """
+    """All that decides names, shapes and mathematics of the parameters. ValueError, with the remedy, for a misfit."""
 
     vocab_size: int = 512
     """V, number of token ids, special tokens included; a recipe's is set by the corpus."""
@@ -113,7 +110,6 @@ class ModelConfig:
 
     @property
     def num_global_layers(self) -> int:
-        """How many of the layers are global."""
         return self.num_layers // min(self.global_every, self.num_layers)
 
     def to_dict(self) -> dict[str, Any]:

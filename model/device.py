@@ -25,10 +25,7 @@ COMPUTE_DTYPES = ("auto", "float32", "bfloat16")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device that a name means: "auto", "cpu", "cuda", "cuda:1", ...
-
-    Raises ValueError for a name that torch does not know or cannot compute on here.
-    """
+    """The device of "auto", "cpu", "cuda", "cuda:1", ...; ValueError for one torch does not know or cannot use here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = "give auto, cpu, cuda, or cuda:1 for a second GPU"
@@ -95,8 +92,7 @@ def without_compilation() -> AbstractContextManager:
 
 
 def compute_info(model: Transformer, compute_dtype: torch.dtype | None) -> dict[str, Any]:
-    """For records of results: `device`, `compute_dtype`, and the `backends` that attention and loss have taken in this
-    process so far. JSON types."""
+    """For records, JSON types: `device`, `compute_dtype`, and the `backends` taken in this process so far."""
     device = device_of(model)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     dtype = compute_dtype or model.head_weight.dtype

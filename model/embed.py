@@ -1,11 +1,10 @@
 """Tokens and patches in, one stream of vectors out: the whole of "native multimodal", without an encoder.
 
 Text tokens are looked up; a flat patch of an image, of log-mel or of a video tubelet goes through LayerNorm, Linear and
-LayerNorm ("linear" drops the norms) to its media token. Batches give each patch the flat index of its media token in
-B * T and pad with the index B * T, so the stream is built one token longer and cut: shapes never depend on the data,
-nothing reads back to the host, and the copy is deterministic in both directions. In training every embedder runs, even
-without patches, since ranks exchange the gradients of all of them. Every vector enters with root mean square of about
-1: the token table has standard deviation 1 / sqrt(E) and is multiplied by sqrt(E), patches leave a LayerNorm.
+LayerNorm ("linear" drops the norms) to its media token. Padding patches have the flat index B * T, so the stream is
+built one token longer and cut: shapes never depend on the data, no device sync, deterministic in both directions. In
+training every embedder runs, even without patches, since ranks exchange the gradients of all of them. Vectors enter
+with root mean square of about 1: the token table has standard deviation 1 / sqrt(E) and is multiplied by sqrt(E).
 
 E model width, V vocabulary, B batch, T tokens, N patches of one modality.
 """

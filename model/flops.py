@@ -34,8 +34,11 @@ def forward_flops(
     global_pairs: int,
     num_patches: Mapping[str, int] | None = None,
 ) -> int:
-    """Operations of one forward pass with its head. num_tokens: padding included if it was computed; local_pairs,
-    global_pairs: `Spans.area()` of the two layer types; num_patches: modality -> patches embedded."""
+    """Operations of one forward pass with its head.
+
+    num_tokens: padding included if it was computed; local_pairs, global_pairs: `Spans.area()` of the two layer types;
+    num_patches: modality -> patches embedded.
+    """
     num_global = config.num_global_layers
     area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())
@@ -43,7 +46,9 @@ def forward_flops(
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Forward operations per token of one document of `seq_len` tokens, head included, media left out. Packed sequences
-    of several documents cost less: use `forward_flops` with their areas."""
+    """Forward operations per token, head included, of one text document of `seq_len` tokens.
+
+    Packed sequences of several documents cost less: use `forward_flops` with their areas.
+    """
     local_pairs, global_pairs = num_causal_pairs(seq_len, config.window), num_causal_pairs(seq_len)
     return forward_flops(config, num_tokens=seq_len, local_pairs=local_pairs, global_pairs=global_pairs) / seq_len

@@ -15,8 +15,7 @@ import torch
 if TYPE_CHECKING:
     from brine.model.transformer import Transformer
 
-HEAD_STD = 0.25
-"""Standard deviation of a logit at the start, which adds HEAD_STD^2 / 2 = 0.03 to a first loss of ln(V)."""
+HEAD_STD = 0.25  # standard deviation of a logit at the start, which adds HEAD_STD^2 / 2 = 0.03 to a first loss of ln(V)
 
 
 @torch.no_grad()

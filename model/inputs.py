@@ -64,8 +64,7 @@ class Inputs:
         *,
         media: Media | None = None,
     ) -> Inputs:
-        """The same with every tensor changed, those of `media` too unless others are given. change_mask: of each mask
-        that was made; without, masks are made anew."""
+        """The same with each tensor changed, `media` too unless given. change_mask: of masks, else made anew."""
         if media is None:
             media = {name: (change(patches), change(index)) for name, (patches, index) in self.media.items()}
         changed = Inputs(change(self.token_ids), change(self.position), change(self.segment), change(self.block), media)

@@ -67,7 +67,7 @@ def edit(model: Transformer, edits: Mapping[str, Callable[[Tensor], Tensor | Non
 def capture(model: Transformer, *patterns: str, gradients: bool = False) -> Iterator[dict[str, Tensor]]:
     """Collect activations by name while the block runs; a later forward overwrites an earlier one.
 
-    Detached, unless `gradients`: then each also keeps its `.grad` after a backward.
+    Detached, unless `gradients`: then each keeps its `.grad` after a backward.
     """
     found: dict[str, Tensor] = {}
 

@@ -28,8 +28,7 @@ Tables = tuple[Tensor, Tensor]
 
 
 def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
-    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first: t, h, w in turns until each has its
-    number, so that the slowest belong to the axis with the most."""
+    """The axis (0 t, 1 h, 2 w) of each of the D / 2 frequencies, fastest first: in turns until each has its number."""
     left = list(sections)
     axes: list[int] = []
     while len(axes) < sum(sections):
@@ -42,8 +41,7 @@ def frequency_axes(sections: tuple[int, int, int]) -> list[int]:
 
 @lru_cache(maxsize=64)
 def constants(axes: tuple[int, ...], theta: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(axes, turns a position, turns a SPLIT of them), each (D / 2,), computed in fp64; copied to a device once for all
-    models that turn alike."""
+    """(axes, turns a position, turns a SPLIT of them), each (D / 2,), computed in fp64; cached per device."""
     if device.type != "cpu":
         which, per_step, per_split = constants(axes, theta, torch.device("cpu"))
         return which.to(device), per_step.to(device), per_split.to(device)
@@ -53,11 +51,7 @@ def constants(axes: tuple[int, ...], theta: float, device: torch.device) -> tupl
 
 
 class Rotary:
-    """Makes the cos and sin tables of a batch from its positions.
-
-    Holds two constants per frequency; it has no parameters and no state, so it is not an nn.Module and adds nothing to
-    a checkpoint.
-    """
+    """Makes the cos and sin tables of a batch; not an nn.Module, since it has no parameters and no state to save."""
 
     def __init__(self, config: ModelConfig):
         axes = tuple(frequency_axes(config.sections))
@@ -65,11 +59,7 @@ class Rotary:
         """What the local and the global table depend on, besides positions; equal keys are equal tables."""
 
     def __call__(self, position: Tensor) -> tuple[Tables, Tables]:
-        """Tables for local and for global layers.
-
-        position: (B, T, 3) float32, (t, h, w), fractions allowed.
-        Returns ((cos, sin), (cos, sin)), local first, each (B, T, 1, 2, D / 2) float32.
-        """
+        """position: (B, T, 3) float32 -> ((cos, sin), (cos, sin)), local first, each (B, T, 1, 2, D / 2) float32."""
         local, everywhere = self.tables(position, self.keys)
         return local, everywhere
 

@@ -154,8 +154,10 @@ class Transformer(nn.Module):
     """The model: embedders, blocks, final norm and head."""
 
     def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None, on_meta_device: bool = False):
-        """Build and initialise (`brine.model.init`), from a generator or the global random state. on_meta_device: take
-        no memory for parameters, so that they can be sharded first (`brine.training.parallel.parallelize`)."""
+        """Build and initialise (`brine.model.init`), from a generator or the global random state.
+
+        on_meta_device: take no memory for parameters until they are sharded (`brine.training.parallel.parallelize`).
+        """
         super().__init__()
         self.config = config
         with torch.device("meta") if on_meta_device else nullcontext():
@@ -229,8 +231,11 @@ class Transformer(nn.Module):
         return x
 
     def prefill(self, inputs: Inputs, *, cache: Cache) -> None:
-        """What `forward` leaves in the cache, without what it returns; errors as there. Of the last layer only keys and
-        values are computed: where that is the only global layer, a context costs time in proportion to its length."""
+        """What `forward` leaves in the cache, without what it returns; errors as there.
+
+        Of the last layer only keys and values are computed: where that is the only global layer, a context costs time
+        in proportion to its length.
+        """
         spans, tables = cache.extend(inputs.segment, inputs.block), self.rotary(inputs.position)
         *layers, last = range(len(self.blocks))
         x = self.run_layers(layers, self.embed(inputs.token_ids, inputs.media), tables, spans, cache.layers)

@@ -107,10 +107,10 @@ class LaunchConfig:
 
 
 def parse(argv: list[str], *, prog: str = "train.py") -> LaunchConfig:
-    """The request behind the arguments. The first is a recipe's name or the path of its file; `demo` where it is an
-    option or absent.
+    """The request behind the arguments.
 
-    Exits with code 2 and a message for an unknown recipe, field or value, and with 0 after --help.
+    The first is a recipe's name or the path of its file; `demo` where it is an option or absent. Exits with code 2 and
+    a message for an unknown recipe, field or value, and with 0 after --help.
     """
     named = bool(argv) and not argv[0].startswith("-")
     name, rest = (argv[0], argv[1:]) if named else (next(iter(RECIPES)), argv)
@@ -169,8 +169,7 @@ def parse_options(default: Any, args: list[str], *, prog: str, description: str,
 
 
 def _fields_of(info: Any, recipe: Recipe, on_a_page: bool, shows_help: bool) -> Any:
-    """tyro's rule for the dataclasses of a recipe some of whose fields are no options, or are not listed in its help,
-    since they have no effect in it."""
+    """tyro's rule for fields of a recipe that are no options, or have no effect in it and are not in its help."""
     if info.type not in (Recipe, CorpusConfig, *DERIVED) or not isinstance(info.default, info.type):
         return None
     types, docs = typing.get_type_hints(info.type, include_extras=True), field_docstrings(info.type)

@@ -1,5 +1,4 @@
-"""Recipes by name: those of installed packages' entry points (group `brine.recipes`), Brine's own included, or of a
-file.
+"""Recipes by name, from entry points of installed packages (group `brine.recipes`), Brine's included, or from a file.
 
 A recipe is a function without parameters that returns a `Recipe`, often another one with some fields replaced.
 """
@@ -31,15 +30,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe_names() -> list[str]:
-    """Every name that `find_recipe` knows, Brine's own first."""
     return list(dict.fromkeys([*RECIPES, *plugins("brine.recipes")]))
 
 
 def find_recipe(name: str) -> Callable[[], Recipe]:
-    """The recipe of a name, or of a Python file: its function called like the file, or the only one that it defines.
-
-    Raises ValueError for an unknown name, and for a file with no such function.
-    """
+    """The recipe of a name, or of a Python file (its namesake function or its only one). Raises ValueError for none."""
     if name.endswith(".py"):
         return _recipe_of_file(Path(name))
     if name in RECIPES:

@@ -77,5 +77,4 @@ class SelectionConfig(SaltConfig):
 
     @classmethod
     def of(cls, salt: SaltConfig) -> SelectionConfig:
-        """From a run's settings."""
         return cls(**{each.name: getattr(salt, each.name) for each in fields(salt)})

@@ -38,8 +38,7 @@ from brine.inference.prompt import batch_prompts
 from brine.salt.cost import batch_flops
 from brine.salt.selection import CostRecorder, token_losses
 
-BATCHES_IN_FLIGHT = 4
-"""Batches of prompts held at once, so that prompts of like length can share one."""
+BATCHES_IN_FLIGHT = 4  # batches of prompts held at once, so that prompts of like length can share one
 PSEUDO_LABEL_SUFFIX = "-pseudo"
 
 
@@ -67,8 +66,11 @@ class PseudoLabelConfig:
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """The model's answer to one document, with its new text. confidence: NaN without answer; reason: why it is not
-    kept, "empty", "unfinished", "unsure", "broken", or the decoder's; "" when it is kept."""
+    """The model's answer to one document, with its new text.
+
+    confidence: NaN without answer; reason: why it is not kept, "empty", "unfinished", "unsure", "broken", or the
+    decoder's; "" when it is kept.
+    """
 
     document: Document
     text: str = ""
@@ -144,8 +146,7 @@ def pseudo_label(
 
 
 def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
-    """(n,) float64 confidence of each document id of a labelled corpus, NaN where it has none, as
-    `brine.data.filters.threshold.Threshold` takes it. predictions: the file of all answers."""
+    """(n,) float64 confidence of each document id, NaN where it has none. predictions: the file of all answers."""
     with open(predictions, encoding="utf-8") as file:
         known = {line["id"]: line["confidence"] for line in map(json.loads, file)}
     return np.array([known.get(name) for name in ids], dtype=np.float64)
@@ -215,10 +216,7 @@ def _label(
 def mean_log_probabilities(
     loaded: LoadedModel, prompts: list[EncodedDocument], answers: list[list[int]], *, batch_size: int
 ) -> tuple[np.ndarray, int]:
-    """Mean log-probability (n,) float64 of each answer's tokens after its prompt, and its FLOPs.
-
-    Answers hold at least one id each. The model reads prompt and answer in one forward pass, as in training.
-    """
+    """(n,) float64 mean log-probability of each answer (not empty) after its prompt, in one pass, and FLOPs."""
     model = loaded.model
     scores, flops = np.full(len(prompts), np.nan), 0
     sequences = [_append_tokens(prompt, ids) for prompt, ids in zip(prompts, answers, strict=True)]
@@ -240,7 +238,6 @@ def mean_log_probabilities(
 
 
 def _append_tokens(prompt: EncodedDocument, ids: list[int]) -> EncodedDocument:
-    """The prompt with text tokens behind it, positioned as the encoder does."""
     position = prompt.position[-1].max() + 1 + np.arange(len(ids))
     more = {
         "token_ids": ids,

@@ -42,8 +42,11 @@ class CostRecorder(Protocol):
 
 @dataclass(frozen=True)
 class DocumentScores:
-    """Scores of D documents, ascending: document (D,) int64 index in the corpus; score (D,) float64 median loss of
-    learnable tokens, nats, -inf where too few; num_learnable and num_targets (D,) int64 tokens."""
+    """Scores of D documents, ascending.
+
+    document (D,) int64 index in the corpus; score (D,) float64 median loss of learnable tokens, nats, -inf where too
+    few; num_learnable and num_targets (D,) int64 tokens.
+    """
 
     document: np.ndarray
     score: np.ndarray

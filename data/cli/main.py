@@ -52,7 +52,6 @@ def _parse(argv: list[str], default: CheckRequest | None = None):
 
 
 def _by_recipe(request: CheckRequest) -> CheckRequest:
-    """The request with the packing and encoding of its recipe. Raises ValueError when there is no such recipe."""
     recipes = plugins("brine.recipes")
     if request.recipe not in recipes:
         raise ValueError(f"--recipe {request.recipe!r} is none of {', '.join(recipes)}")

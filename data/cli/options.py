@@ -71,7 +71,8 @@ class PackingOptions:
 class CheckRequest(SourceOptions, PackingOptions):
     """Read and decode everything, count it, and say what cannot be used and why. Nothing is written unless asked for.
 
-    With --seq-len or --recipe it also says which documents of the train split do not fit a packed sequence."""
+    With --seq-len or --recipe it also says which documents of the train split do not fit a packed sequence.
+    """
 
     recipe: str | None = None
     """Use the packing and encoding settings of this recipe, unless given here."""
@@ -104,7 +105,8 @@ class BuildRequest(SourceOptions):
 class FilterRequest:
     """Apply filters to a corpus, or undo passes. Without arguments: list the passes.
 
-    What is dropped and why is written below FOLDER; `plan` and training then exclude it."""
+    What is dropped and why is written below FOLDER; `plan` and training then exclude it.
+    """
 
     folder: Folder
     """A corpus written by `build`."""

@@ -15,7 +15,6 @@ from brine.data.document import MODALITIES, SPLITS
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
 
 MAX_EXAMPLE_IDS = 5
-"""Ids that are listed."""
 _FEWER = {"image": "max_image_tokens", "audio": "max_audio_s", "video": "max_video_tokens"}
 """Fields of EncodeConfig that make media smaller."""
 
@@ -34,30 +33,20 @@ def cli_option(name: str) -> str:
 class ExclusionStats:
     """Counts of the documents that do not fit a packed sequence, and of those that are split."""
 
-    seq_len: int
-    """Tokens of a packed sequence."""
-    media_budget: dict[str, int]
-    """Maximum number of patches per packed sequence, by modality."""
+    seq_len: int  # tokens of a packed sequence
+    media_budget: dict[str, int]  # maximum number of patches per packed sequence, by modality
     documents: int = 0
-    """Documents that are excluded."""
     total_documents: int = 0
     tokens: int = 0
-    """Tokens of the excluded documents."""
     total_tokens: int = 0
-    kinds: Counter = field(default_factory=Counter)
-    """Excluded documents, by kind."""
-    first: list[str] = field(default_factory=list)
-    """Ids of the first few."""
+    kinds: Counter = field(default_factory=Counter)  # excluded documents, by kind
+    first: list[str] = field(default_factory=list)  # ids of the first few
     needs: Counter = field(default_factory=Counter)
     """Modality, or "tokens" for all together -> the most between two split points, where it exceeds its limit."""
-    num_with_targets: int = 0
-    """Documents that `count` met and that fit and have a token to predict."""
-    cut: Counter = field(default_factory=Counter)
-    """Documents that are split, by kind."""
-    num_split_with_media: int = 0
-    """How many of those hold media or a question, which their later chunks do not see."""
-    unsplit_needs: Counter = field(default_factory=Counter)
-    """As `needs`, of whole documents that are split."""
+    num_with_targets: int = 0  # documents that `count` met and that fit and have a token to predict
+    cut: Counter = field(default_factory=Counter)  # documents that are split, by kind
+    num_split_with_media: int = 0  # how many of those hold media or a question, which their later chunks do not see
+    unsplit_needs: Counter = field(default_factory=Counter)  # as `needs`, of whole documents that are split
 
     def __post_init__(self):
         self.media_budget = {name: self.media_budget.get(name, self.seq_len) for name in MODALITIES}
@@ -89,8 +78,7 @@ class ExclusionStats:
         return not exceeded
 
     def refused(self, *, most: float = 1.0, where: str = "") -> str:
-        """Why training would refuse the documents that `count` met; "" where it would not. most: largest fraction that
-        may be excluded. where: what is known of documents outside the train split."""
+        """Why training would refuse the counted documents, or "". most: largest fraction to exclude."""
         none, fitting = "no document of the train split", self.total_documents - self.documents
         if not self.total_documents:
             return f'{none}{where}: give documents "split": "train", or put their files below train/'
@@ -195,8 +183,7 @@ def find_excluded(
 def require_targets(
     corpus, excluded: ExclusionStats, *, documents: np.ndarray | None = None, most: float = 1.0
 ) -> None:
-    """Raise ValueError, with the remedy, unless the train split holds a target that fits a packed sequence. documents:
-    mask (n,) of what filters left. most: largest fraction of documents that may be excluded."""
+    """Raise ValueError unless a target of the train split (mask (n,) `documents`) fits. most: fraction to exclude."""
     train, chosen = _train(corpus, None), _train(corpus, documents)
     if train.any() and not chosen.any():
         raise ValueError(

@@ -3,11 +3,10 @@
     shards/00000/media.txt   paths below the source's root, one per line, each once per shard
                  media.npy   for each (RECORD): size, time of change of content and of inode, inode, SHA-256
 
-Files are media, tars, tables, and texts that a manifest names; a missing or refused one has a hash of zeros, since that
-it can be read later is a change too. While a build reads, `FileRecorder` takes each file's stamp before it is decoded
-and hashes it in threads. `find_changed_files` reads only files whose size, times or inode differ, and only another hash
-is a change, so `touch` or a copy of the folder cost one reading. A file changed within RACY_NS of its stamp is hashed
-the next time: a clock's tick may hide a second change. Cost of an untouched corpus: one `stat` per file.
+Files are media, tars, tables, and texts that a manifest names; a missing or refused one has a hash of zeros. Each is
+stamped before it is decoded and hashed in threads. `find_changed_files` reads only files whose size, times or inode
+differ, and only another hash is a change, so `touch` costs one reading. A file changed within RACY_NS of its stamp is
+hashed the next time: a clock's tick may hide a second change. Cost of an untouched corpus: one `stat` per file.
 """
 
 import hashlib
@@ -35,10 +34,8 @@ Stamp = tuple[int, int, int, int]
 _TIMES = [("mtime_ns", "<i8"), ("ctime_ns", "<i8")]
 RECORD = np.dtype([("size", "<i8"), *_TIMES, ("inode", "<u8"), ("container", "u1"), ("sha256", "u1", 32)])
 RACY_NS = 100_000_000
-UNUSABLE = bytes(32)
-"""Instead of a hash: the file is missing or refused."""
-CHANGED_WHILE_READ = bytes([1]) * 32
-"""Instead of a hash: the file was written to while it was read."""
+UNUSABLE = bytes(32)  # instead of a hash: the file is missing or refused
+CHANGED_WHILE_READ = bytes([1]) * 32  # instead of a hash: the file was written to while it was read
 _REMEMBERED = 65_536
 
 
@@ -56,14 +53,10 @@ class FileChanges:
     """What `find_changed_files` found."""
 
     files: int
-    """Files that were compared."""
     changed: int = 0
-    first: str = ""
-    """Path of the first that changed."""
-    shard: int = 0
-    """Number of the shard it belongs to."""
-    digest: str = ""
-    """Hex SHA-256 of the changed files' paths and contents."""
+    first: str = ""  # path of the first that changed
+    shard: int = 0  # number of the shard it belongs to
+    digest: str = ""  # hex SHA-256 of the changed files' paths and contents
 
     @property
     def share(self) -> float:
@@ -132,8 +125,7 @@ def save_file_records(folder: Path, files: dict[str, FileRecord]) -> None:
 
 
 def find_changed_files(folder: Path, root: Path, *, max_file_mib: float) -> FileChanges:
-    """Which files of the corpus in `folder`, finished or begun, differ from those that it was encoded from. Files that
-    were touched only get their new times recorded. Shards without records give no change, and a warning."""
+    """Files that differ from those that the corpus in `folder` was encoded from; touched ones get their new times."""
     files = changed = unrecorded = 0
     first, shard, digest, hashes = "", 0, hashlib.sha256(), {}
     for number, part in enumerate(sorted((folder / "shards").glob("[0-9]" * 5))):

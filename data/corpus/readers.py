@@ -14,8 +14,7 @@ from brine.data.formats.open import open_source
 def read_manifest(
     path: str | Path, *, max_line_mib: float = 16.0, max_file_mib: float = 256.0
 ) -> Iterator[Document | Quarantined]:
-    """Documents of a manifest in file order, and a `Quarantined` for each line that gives none; empty lines and those
-    of split "decode" (files for decoder tests) are skipped. Raises ValueError when the manifest cannot be read."""
+    """Documents of a manifest in file order, `Quarantined` for lines that give none; split "decode" is skipped."""
     path = Path(path)
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"

@@ -43,7 +43,6 @@ INDEX = {
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """The folder of one shard of the corpus in `folder`."""
     return folder / "shards" / f"{number:05d}"
 
 
@@ -158,7 +157,6 @@ class ShardWriter:
         }
 
     def _join(self, name: str, documents: int, names: dict[str, list[str]]) -> int:
-        """Write one column of all shards into the corpus's index; returns its sum."""
         path = self.folder / "index" / f"{name}.npy"
         if not documents:
             _save(path, np.zeros(0, INDEX[name]))

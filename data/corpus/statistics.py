@@ -17,24 +17,19 @@ import numpy as np
 from brine.data.document import MODALITIES, SPLITS, Document, Quarantined, modality_of
 
 PART_TYPES = ("text", *MODALITIES)
-MAX_REASONS = 200
-"""Groups of reasons that are counted separately; further ones are counted together."""
+MAX_REASONS = 200  # groups of reasons that are counted separately; further ones are counted together
 
 
 @dataclass
 class CorpusStats:
     """Counts that grow as documents are added."""
 
-    documents: Counter = field(default_factory=Counter)
-    """Documents kept, by (kind, split)."""
-    parts: Counter = field(default_factory=Counter)
-    """Parts of kept documents, by modality."""
+    documents: Counter = field(default_factory=Counter)  # documents kept, by (kind, split)
+    parts: Counter = field(default_factory=Counter)  # parts of kept documents, by modality
     tokens: dict[str, np.ndarray] = field(default_factory=dict)
     """(4,) int64 tokens of each kind, in the order of PART_TYPES."""
-    lengths: dict[str, array] = field(default_factory=dict)
-    """Tokens of every document of each kind."""
-    reasons: dict[str, list] = field(default_factory=dict)
-    """Grouped reason to [count, first Quarantined]."""
+    lengths: dict[str, array] = field(default_factory=dict)  # tokens of every document of each kind
+    reasons: dict[str, list] = field(default_factory=dict)  # grouped reason to [count, first Quarantined]
 
     def add(self, document: Document, num_media: dict[str, int], num_tokens: int) -> None:
         """Count one document that is kept: its media tokens by modality and its length."""
@@ -74,12 +69,10 @@ class CorpusStats:
 
     @property
     def num_documents(self) -> int:
-        """Documents kept."""
         return self.documents.total()
 
     @property
     def num_quarantined(self) -> int:
-        """Documents quarantined."""
         return sum(count for count, _ in self.reasons.values())
 
     @property
@@ -138,8 +131,7 @@ def reason_group(reason: str) -> str:
 
 
 def roles_in(corpus, documents: np.ndarray, *, per_kind: int = 50) -> list[str]:
-    """Roles of parts, sorted; empty where these documents are not conversations. documents: (n,) numbers. At most
-    `per_kind` of each kind are read, evenly spread."""
+    """Roles of parts, sorted, in at most `per_kind` of the documents (n,) of each kind; empty without conversations."""
     found: set[str] = set()
     kinds = np.asarray(corpus.kind)[documents]
     for kind in np.unique(kinds):

@@ -8,11 +8,10 @@
     quarantine.jsonl    what was quarantined: id, file, line, reason
     shards/00000/*.npy  the fields of `brine.data.sequence.EncodedDocument`, concatenated over the shard's documents
 
-The build decodes in killable processes and writes in one (`brine.data.corpus.shards`), in manifest order, so the arrays
-are bit-identical for any number of processes; a killed build resumes after the last whole shard. A build that is
-finished compares every source file (`brine.data.corpus.file_records`) and encodes again from the first shard with a
-change, in a folder beside it (`brine.data.corpus.swap`). Media are not copied (the manifest's folder must stay for
-`path_of` and decoding) nor compared when a corpus is opened.
+Killable processes decode, one writes (`brine.data.corpus.shards`), in manifest order: arrays are bit-identical
+for any number of processes. A killed build resumes after the last shard; a finished one is encoded again from the first
+shard with a changed file (`file_records`), in a folder beside it (`swap`). Media are not copied (their folder must stay
+for `path_of` and decoding), nor compared when a corpus is opened.
 """
 
 import functools
@@ -141,7 +140,6 @@ def _encode(
     num_workers: int,
     progress: bool,
 ) -> None:
-    """Encode what is missing of a source into a folder that was begun for it, and finish it."""
     began = time.monotonic()
     (build_folder / "shards").mkdir(exist_ok=True)
     writer = ShardWriter(
@@ -256,7 +254,6 @@ class EncodedCorpus:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer the corpus was encoded with."""
         return Tokenizer.load(self.folder / "tokenizer.json")
 
     @property
@@ -331,13 +328,14 @@ class EncodedCorpus:
             )
 
     def close(self) -> None:
-        """Close mapped files."""
         self._shards.clear()
 
 
 class DecodingCorpus(EncodedCorpus):
-    """The same corpus with media decoded from their files when asked, in processes that can be killed. Lengths come
-    from the index, so plans are the same; a file that changed since fails its checksum."""
+    """The same corpus with media decoded from their files when asked, in processes that can be killed.
+
+    Lengths come from the index, so plans are the same; a file that changed since fails its checksum.
+    """
 
     def __init__(self, folder: str | Path, *, num_servers: int = 1):
         super().__init__(folder)
@@ -348,8 +346,7 @@ class DecodingCorpus(EncodedCorpus):
         return functools.partial(DecodingCorpus, num_servers=self.num_servers), (str(self.folder),)
 
     def sequence(self, number: int) -> EncodedDocument:
-        """One document, decoded now. Raises CorruptDocumentError when that fails or gives something else than
-        indexed."""
+        """One document, decoded now. Raises CorruptDocumentError when that fails or differs from the index."""
         found = self.sequences([number])[number]
         if isinstance(found, CorruptDocumentError):
             raise found
@@ -373,7 +370,6 @@ class DecodingCorpus(EncodedCorpus):
         return found
 
     def close(self) -> None:
-        """End the decoding processes and close mapped files."""
         super().close()
         if self._pool is not None:
             self._pool.close()

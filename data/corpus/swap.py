@@ -65,8 +65,11 @@ def link_shards(folder: Path, new: Path, stop: int) -> None:
 
 @contextmanager
 def build_lock(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other builds out of it. Raises CorpusLockedError where another process builds there. The
-    folder itself is locked, so that nothing is left behind and a rename takes the lock along."""
+    """Make a folder and keep other builds out of it.
+
+    Raises CorpusLockedError where another process builds there. The folder itself is locked, so that nothing is left
+    behind and a rename takes the lock along.
+    """
     real = folder.resolve()
     try:
         real.mkdir(parents=True, exist_ok=True)
@@ -105,8 +108,7 @@ def init_build_folder(folder: Path, identity: dict) -> bool:
 
 
 def swap_in(new: Path, folder: Path, *, keep_filter_log: bool) -> None:
-    """Put a finished corpus in place of a former one. keep_filter_log: the former filter log applies to the new corpus
-    too; else it becomes `filter_log.former`."""
+    """Put a finished corpus in place of a former one. keep_filter_log: else it becomes `filter_log.former`."""
     folder, former = folder.resolve(), replaced_path(folder)
     filter_log, kept = folder / "filter_log", new / ("filter_log" if keep_filter_log else "filter_log.former")
     if filter_log.is_dir():

@@ -7,8 +7,7 @@ such as `std::vector.png` stay plain. Only spelling is checked here; `brine.data
 
 import os
 
-CONTAINERS = (".tar", ".parquet", ".arrow")
-"""Extensions of files whose insides can be addressed."""
+CONTAINERS = (".tar", ".parquet", ".arrow")  # extensions of files whose insides can be addressed
 
 
 class DocumentError(ValueError):

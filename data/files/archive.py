@@ -23,12 +23,9 @@ from brine.data.files.compressed import compression_of
 from brine.data.files.pointers import pointer_of
 from brine.data.files.resolve import resolve_media
 
-MAX_MEMBERS = 2_000_000
-"""Members of one tar; a larger one is refused, since its index alone would be hundreds of MB."""
-CACHED_MEMBERS = 500_000
-"""Members that the indexes kept in one process may hold together."""
-AGAIN = " (again"
-"""Appended to the name of a refused member that has the name of an earlier one."""
+MAX_MEMBERS = 2_000_000  # members of one tar; a larger one is refused, since its index alone would be hundreds of MB
+CACHED_MEMBERS = 500_000  # members that the indexes kept in one process may hold together
+AGAIN = " (again"  # appended to the name of a refused member that has the name of an earlier one
 _BROKEN = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError)
 
 
@@ -40,8 +37,7 @@ class TarIndex:
     """Name -> (offset of the content, bytes), in the order of the file; of equal names the first."""
     refused: dict[str, str] = field(default_factory=dict)
     """Name -> reason, for members that are not regular files, leave the archive or end beyond the file."""
-    cut: str = ""
-    """Why the walk ended before the tar's end mark; empty for a whole tar."""
+    cut: str = ""  # why the walk ended before the tar's end mark; empty for a whole tar
 
 
 _indexes: OrderedDict[tuple, TarIndex] = OrderedDict()
@@ -49,8 +45,7 @@ _indexes: OrderedDict[tuple, TarIndex] = OrderedDict()
 
 @contextlib.contextmanager
 def open_media(root: Path, path: str, *, max_file_mib: float) -> Iterator[Path]:
-    """A readable path of the media file at `path` below `root` (resolved), valid inside the context. Raises
-    DocumentError with the reason when there is no such file or member, or it may not be opened."""
+    """A readable path of the media file `path` below `root` (resolved), inside the context. Raises DocumentError."""
     address = split_address(path)
     if address is None:
         yield resolve_media(root, path, max_file_mib=max_file_mib)
@@ -161,7 +156,6 @@ def _end_reason(stream: io.FileIO, offset: int) -> str:
 
 
 def _add_member(index: TarIndex, member: tarfile.TarInfo, end: int) -> None:
-    """Enter a member into the index, or the reason why it is refused; folders are left out."""
     offset, size, name = member.offset_data, member.size, posixpath.normpath(member.name)
     if member.isdir():
         return
@@ -185,7 +179,6 @@ def _add_member(index: TarIndex, member: tarfile.TarInfo, end: int) -> None:
 
 @contextlib.contextmanager
 def _as_file(content: bytes, suffix: str) -> Iterator[Path]:
-    """A path that reads as `content`."""
     if hasattr(os, "memfd_create"):
         with open(os.memfd_create("media", os.MFD_CLOEXEC), "wb") as file:
             file.write(content)

@@ -23,8 +23,7 @@ from typing import BinaryIO, NamedTuple
 
 from brine.data.files.signatures import is_tar
 
-MAX_EXPANSION_RATIO = 250
-"""How many times its own size a compressed file may expand to, above the first 64 MiB."""
+MAX_EXPANSION_RATIO = 250  # how many times its own size a compressed file may expand to, above the first 64 MiB
 _FREE_BYTES = 2**26
 MAX_CHECKED_BYTES = 2**30
 """Size of a compressed file up to which its checksums are verified first; a note names larger ones."""
@@ -58,8 +57,7 @@ _COMPRESSIONS = (
     # brotli has no magic bytes: its extension counts where the content is not text
     Compression("brotli", b"\0brotli", (".br",), "brotli -dc"),
 )
-STREAMED_EXTENSIONS = (".gz", ".bz2", ".xz")
-"""Extensions of compressed JSON that is read as it is."""
+STREAMED_EXTENSIONS = (".gz", ".bz2", ".xz")  # extensions of compressed JSON that is read as it is
 _STREAMS = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 # the parts that `split`, zip -s, 7z -v and rar -v leave
 _TAIL = r"(?P<part>part[._-]?)?(?P<tail>(?(part)(?:[a-z]{2,3}|\d{1,4})|(?:%s)))(?P<of>[._-]?of[._-]?\d+)?"
@@ -93,9 +91,11 @@ def detect_compression(file: Path) -> Compression | None:
 
 
 def open_decompressed(file: Path, *, checked: bool = False) -> BinaryIO:
-    """A file's content as a binary stream: decompressed from gzip, bzip2 and xz, any other file as it is. The stream
-    ends where the data are broken or expand beyond MAX_EXPANSION_RATIO (`decompression_error` tells why), and with
-    `checked` before what its checksums do not cover."""
+    """A file's content as a binary stream: decompressed from gzip, bzip2 and xz, any other file as it is.
+
+    It ends where the data are broken or expand beyond MAX_EXPANSION_RATIO (`decompression_error` tells why), and with
+    `checked` before what its checksums do not cover.
+    """
     with open(file, "rb") as stream:
         compression = compression_of(stream.read(8))
         size = stream.seek(0, io.SEEK_END)
@@ -166,8 +166,7 @@ _MEMBERS = {"gzip": _GzipMember, "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADe
 
 
 def verified_bytes(file: Path, *, most: float = float("inf")) -> tuple[float, str]:
-    """(bytes of its content that a file's checksums cover, why no more); inf and "" where nothing is damaged. most:
-    bytes of content that are read."""
+    """(bytes of content that the checksums cover, why no more); (inf, "") for no damage. most: bytes that are read."""
     status = os.stat(file)
     if status.st_size > MAX_CHECKED_BYTES:
         return float("inf"), ""
@@ -269,7 +268,6 @@ def plain_stem(file: Path) -> str:
 
 
 def _remedy(name: str, compression: Compression, ending: str) -> str:
-    """Why the file is not read as it is, and the command."""
     found = next((known for known in compression.extensions if name.lower().endswith(known)), "")
     stem = name[: -len(found)] if found else name
     ending = ending or (".tar" if found.startswith(".t") else "")
@@ -284,7 +282,6 @@ def _remedy(name: str, compression: Compression, ending: str) -> str:
 
 
 def is_split_part(name: str) -> bool:
-    """Whether a file is a part of one that was split, by its name."""
     return bool(split_part_hint(name))
 
 

@@ -42,8 +42,7 @@ UNSUPPORTED: dict[str, str] = {
     **_each("evo tod trp dvr-ms amv bik smk swf fli flc nsv roq braw r3d insv lrv", TO_MP4),
 }
 """Extension of a media file that is not read -> what to do about it, as the end of a sentence."""
-VIDEO_OR_CODE = ("ts", "mts", "cts", "tp")
-"""Extensions of transport streams that programs and other files have too."""
+VIDEO_OR_CODE = ("ts", "mts", "cts", "tp")  # extensions of transport streams that programs and other files have too
 
 
 def extension_of(path: str) -> str:

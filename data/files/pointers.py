@@ -8,8 +8,7 @@ import itertools
 import os
 from pathlib import Path
 
-MAX_BYTES = 1024
-"""A file of this size or more is not a pointer."""
+MAX_BYTES = 1024  # a file of this size or more is not a pointer
 _DVC = "has not been fetched: `dvc pull` fetches it"
 _POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "git-lfs", "git lfs pull"),
@@ -20,10 +19,7 @@ _POINTERS = (
 
 
 def pointer_in(file: str | Path) -> str:
-    """What a small file points to and the command that fetches it, as the end of a message; "" for any other file.
-
-    Raises OSError when the file cannot be read.
-    """
+    """The command that fetches what a small file points to, as a message's end, or "". OSError if unreadable."""
     if os.stat(file).st_size >= MAX_BYTES:
         return ""
     with open(file, "rb") as stream:

@@ -1,15 +1,13 @@
 """The real file behind a path, checked before it is opened, and what to do about one that is missing.
 
-A link may lead to a file in the same root, or into the store that the root is a view of, where these tools keep bytes
-under hashes (extensions are those of the link's name):
+A link may lead to a file in the same root, or into the store of hashed bytes that the root is a view of:
 
     datasets--org--name/snapshots/<revision>/a.tar -> ../../blobs/<hash>        a download of the Hugging Face hub
     repository/images/a.png -> ../.git/annex/objects/../<key>                   a repository of git-annex or DataLad
 
 The store is derived from the root's path; one that is a link itself, or another data set's, is refused. Files are
-checked by stat alone, so that a pipe or a device cannot block; only those below 1 KiB are read, since they may be
-pointers. Data sets are often published as a table and `images.zip`: `archive_hint` looks for such an archive in the
-folders of a missing path (the first 5,000 names of each).
+checked by stat alone, so that a pipe or a device cannot block; only those below 1 KiB, perhaps pointers, are read.
+`archive_hint` looks for a packed `images.zip` in the folders of a missing path (the first 5,000 names of each).
 """
 
 import functools
@@ -35,8 +33,10 @@ _PART_OF_ARCHIVE = re.compile(r"\.(zip|z\d\d|tar|tgz|tbz2?|txz|7z|rar)(\.|$)", r
 
 
 def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
-    """The real file of a manifest path below `root` (resolved): regular, not empty, of at most `max_file_mib`. Raises
-    DocumentError with the reason."""
+    """The real file of a manifest path below `root`: regular, not empty, at most `max_file_mib`.
+
+    Raises DocumentError.
+    """
     check_relative(path)
     try:
         real = Path(os.path.realpath(root / path, strict=True))
@@ -65,8 +65,7 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
 
 
 def archive_hint(root: Path, path: str) -> str:
-    """How to unpack the archive that may hold the missing file `path`; "" where its folders hold no archive. The
-    nearest folder counts; in it an archive named like a folder or file of the path comes first."""
+    """How to unpack the archive, in the nearest folder that has one, that may hold a missing file; "" for none."""
     folders = [part for part in os.path.normpath(path).split(os.sep)[:-1] if part]
     words = {word.lower() for word in (*folders, os.path.splitext(os.path.basename(path))[0])}
     for depth in range(len(folders), -1, -1):
@@ -87,7 +86,6 @@ def archive_hint(root: Path, path: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _archives(folder: str, _changed_ns: int) -> tuple[str, ...]:
-    """Names of the archives, and of parts of split ones, in a folder."""
     with os.scandir(folder) as files:
         named = [file for file in itertools.islice(files, 5000) if file.name.isprintable()]
         return tuple(sorted(file.name for file in named if _is_archive(file.name) and file.is_file()))
@@ -120,11 +118,7 @@ def _stores(root: Path) -> tuple[Path, ...]:
 
 
 def snapshot_in(folder: Path) -> Path:
-    """The snapshot to read in a hub's cache folder: of a data set, its `snapshots`, or the cache of one data set alone.
-
-    Any other folder is returned as it is. Raises ValueError when there are several and none is named as the main
-    one.
-    """
+    """The snapshot to read in a hub's cache folder, else the folder. ValueError for several without a main one."""
     if folder.name == "snapshots" and is_hub_folder(folder.parent):
         folder = folder.parent
     if not is_hub_folder(folder):
@@ -181,8 +175,7 @@ def dangling_link_hint(path: str | Path) -> str:
 
 
 def resolve_user_path(path: Path) -> Path:
-    """The file that a user's path leads to, under the link's name where its bytes are in a store. Each link on the way
-    is followed; one into the store of its folder stands for the file itself."""
+    """The file that a user's path leads to; a link into the store of its folder keeps the link's name."""
     path = path.absolute()
     for _ in range(40):
         folder = path.parent.resolve()

@@ -73,8 +73,7 @@ _KNOWN = (
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether `head` (512 bytes or more) begins a tar of any kind, by its first header's checksum. The mark of newer
-    kinds alone would miss old tars; a file of zeros is not a tar."""
+    """Whether `head` (512 bytes or more) begins a tar, by its header's checksum: old tars have no magic number."""
     try:
         return bool(tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape").name)
     except (tarfile.HeaderError, ValueError, OverflowError):
@@ -82,10 +81,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def ts_packet_bytes(head: bytes) -> int:
-    """Bytes of a packet of the MPEG transport stream that begins with `head` (576 bytes or more); 0 for other files.
-
-    Packets have 188 bytes, or 192 with a time in front (cameras, Blu-ray); each begins with `G`.
-    """
+    """Packet size of the MPEG transport stream that begins with `head` (576 bytes): 188, 192 (with a time), or 0."""
     for start, size in ((0, 188), (4, 192)):
         if head[start : start + 2 * size + 1 : size] == b"GGG":
             return size

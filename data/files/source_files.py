@@ -55,7 +55,6 @@ class SourceFile:
 
 
 def standard_library() -> Path:
-    """The folder of the running interpreter's standard library."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
@@ -64,8 +63,7 @@ def read_source(
 ) -> tuple[list[SourceFile], dict[str, int]]:
     """All source files below `source` (default: the standard library) in path order, and how many were skipped and why.
 
-    `exclude` is a folder never entered: the corpus that is being built may lie inside its own source. Raises ValueError
-    when the source is not a readable folder or holds no source file.
+    `exclude` is never entered: a corpus may be built inside its source. Raises ValueError without a source file.
     """
     root = (standard_library() if source is None else Path(source).expanduser()).resolve()
     try:
@@ -97,7 +95,6 @@ def source_hash(files: list[SourceFile]) -> str:
 
 
 def _candidates(root: Path, exclude: Path | None, skipped: Counter[str]) -> Iterator[str]:
-    """Relative paths of the files with a known extension."""
 
     def unreadable(_error: OSError) -> None:
         skipped["unreadable folder"] += 1

@@ -60,8 +60,7 @@ def encoding_hint(content: bytes) -> str:
 
 
 def iconv_hint(encoding: str, name: str = "FILE", unpack: str = "") -> str:
-    """What to do about a text of another encoding, as the end of a message. name: the file's. unpack: the command that
-    unpacks it, where it is compressed."""
+    """The remedy for a text of another encoding. unpack: the command that unpacks it first."""
     guess = {"LATIN1": "if it is Latin-1, ", "CP1252": "if it is Windows-1252, "}.get(encoding, "")
     plain = os.path.splitext(name)[0] if unpack and name.lower().endswith((".gz", ".bz2", ".xz")) else name
     file, new = shlex.quote(name), "NEW" if name == "FILE" else shlex.quote(f"utf8-{plain}")

@@ -17,8 +17,7 @@ from pathlib import Path
 from brine.data.files.extensions import media_type_of
 from brine.data.files.resolve import dangling_link_hint, is_hub_folder, is_stored, linked_store
 
-MAX_DEPTH = 64
-"""Folders inside folders that are entered; deeper ones are counted as skipped."""
+MAX_DEPTH = 64  # folders inside folders that are entered; deeper ones are counted as skipped
 _NEVER = {".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv", "__MACOSX"}
 # a tool made a folder that holds all of one of these; a run that has just begun holds only its lock
 _MADE = ({"pyvenv.cfg"}, {"lock", "encoded"}, {"lock", "corpus"}, {"shards", "building.json"}, {"shards", "meta.json"})
@@ -28,8 +27,7 @@ _TOOLS = "folder of tools or too deep"
 def walk(
     root: Path, *, enter: Callable[[str], bool] = lambda _: True, skipped: Counter | None = None
 ) -> Iterator[tuple[str, str]]:
-    """(path, problem) of the files below `root` (resolved); `enter(path)` says whether a folder is entered. Raises
-    ValueError when the folder itself cannot be listed."""
+    """(path, problem) of files below `root` (resolved). enter(path): whether to. ValueError if it cannot be listed."""
     try:
         os.scandir(root).close()
     except OSError as error:

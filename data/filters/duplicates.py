@@ -1,14 +1,12 @@
 """Duplicates: documents that are equal, and documents whose words are nearly the same.
 
-`ExactDuplicates` compares SHA-256 over tokens, positions and patches, so equal images in files of different names are
-equal; only documents that share all their lengths are read. `NearDuplicates` estimates the Jaccard index of two texts'
-sets of shingles (runs of a few words) by MinHash (`brine.data.filters.near`); at a threshold of 0.8 and 128
-permutations a pair at the threshold is found in 19 cases of 20, with a standard error of 0.035.
-
-Of a cluster one document stays: the first of test, else of validation, else of train, so a training document that
-repeats a held-out one is the one dropped. Words are runs of letters and digits without case, in scripts that write no
-spaces each character. Documents are near only when they hold the same sorts of media. A short text inside a long one is
-not found. Cost: 0.4 ms per document of 300 words for its signature, spread over workers, 0.1 ms in one process to join.
+`ExactDuplicates` compares SHA-256 over tokens, positions and patches of documents that share all their lengths.
+`NearDuplicates` estimates the Jaccard index of two texts' sets of shingles (runs of a few words) by MinHash
+(`brine.data.filters.near`); at a threshold of 0.8 and 128 permutations a pair at the threshold is found in 19 cases of
+20, with a standard error of 0.035. Words are runs of letters and digits without case, in scripts without spaces each
+character; near documents hold the same sorts of media. Of a cluster one stays: the first of test, else of validation,
+else of train, so a training document that repeats a held-out one is dropped. A short text inside a long one is not
+found. Cost: 0.4 ms per document of 300 words for its signature, over all workers, 0.1 ms in one process to join.
 """
 
 import functools
@@ -29,8 +27,7 @@ from brine.data.tokenizer import SPECIAL_TOKENS
 # kana, CJK, Thai, Lao and Khmer write no spaces between words
 _UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-_BATCH_SHINGLES = 8192
-"""Shingles hashed at once: 8,192 x 128 permutations x 4 bytes are 4 MiB."""
+_BATCH_SHINGLES = 8192  # shingles hashed at once: 8,192 x 128 permutations x 4 bytes are 4 MiB
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,6 @@ class NearDuplicates:
 
 
 def _precedence(corpus: EncodedCorpus):
-    """Sorting key of a document: the smallest of a cluster stays."""
     return lambda number: (-int(corpus.split[number]), number)
 
 

@@ -80,10 +80,9 @@ class FilterContext:
         chunk_documents: int = 64,
         needs_media: bool = False,
     ) -> Iterator[tuple[int, Any]]:
-        """(document, answer) for each of `documents`, in order.
+        """(document, answer) of each, in order, by an importable function(corpus, chunk).
 
-        function: takes the corpus and a chunk of documents, returns an answer for each; it must be importable (a
-        function of a module, or a `functools.partial` of one). Raises FilterError where a worker dies.
+        FilterError if a worker dies.
         """
         chunks = [documents[i : i + chunk_documents].tolist() for i in range(0, len(documents), chunk_documents)]
         here = self.num_workers == 1 or len(chunks) < 2 or (needs_media and isinstance(self.corpus, DecodingCorpus))

@@ -5,9 +5,6 @@
                                    dropped.jsonl        document, id, kind and reason of everything dropped
                                    filter.json          filter, configuration, counts, fingerprint, digests
 
-    filter_log = FilterLog.open(corpus)
-    filter_log.add(filter_)     filter_log.undo()     filter_log.kept_mask()     filter_log.column(name)
-
 A pass is written into a hidden folder and renamed, so it is complete or absent. `filter.json` carries the digest of the
 one before, so passes that were shuffled, edited or copied from another corpus are refused. The same filters on the same
 corpus give bit-identical files. The corpus itself is not touched; only the last pass can be undone.
@@ -64,7 +61,6 @@ class FilterLog:
         return hashlib.sha256(json.dumps([self._fingerprint, *self._digests]).encode()).hexdigest()
 
     def _paths(self) -> list[Path]:
-        """Folders of complete passes in order."""
         if not self.folder.is_dir():
             return []
         found = [path for path in self.folder.iterdir() if _FOLDER.fullmatch(path.name)]
@@ -128,10 +124,9 @@ class FilterLog:
             return [json.loads(line) for line in file]
 
     def add(self, filter_: Filter, *, num_workers: int = 1, progress: bool = False) -> dict:
-        """Apply one more filter to what is kept and write the pass; returns its record.
+        """Apply one more filter and write the pass; returns its record.
 
-        num_workers: processes that read documents; they do not change the result. Raises FilterError for a filter that
-        was applied already, or where another process has added a pass meanwhile.
+        FilterError if applied already, here or meanwhile.
         """
         if num_workers < 1:
             raise FilterError(f"num_workers = {num_workers}: give at least 1")
@@ -209,7 +204,6 @@ class FilterLog:
             raise FilterError(f"a column's name is lower-case letters, digits and _, not {name!r}")
 
     def _clear(self) -> None:
-        """Remove what killed passes and killed undoings have left."""
         for leftover in sorted(self.folder.glob(".*")):
             if leftover.name.endswith((".partial", ".undone")):
                 shutil.rmtree(leftover)
@@ -239,7 +233,6 @@ class FilterLog:
         return table(("pass", "inspected", "dropped", "kept", "tokens dropped", "tokens kept"), rows)
 
     def report(self) -> str:
-        """`table` as plain text."""
         return as_text(self.table())
 
 

@@ -8,10 +8,9 @@ Measured from the patches that the corpus stores, which is what the model would 
     saturated_fraction  of audio: frames louder than a sine at full scale, of those that are not silent
     motion              of a video, in levels: the largest mean difference of a patch between neighbouring frames
 
-The log-mel keeps no waveform, so single clipped samples cannot be seen. What can is power above a full-scale sine's
-(mean square 1/2): bands sum to the power of the window, 3 N^2 / 16 times the mean square for N samples under a Hann
-window (Parseval), to about 10 %. A video's audio track may be silent and is not measured. Cost: about 80 MB/s a process
-for images and videos, 300 MB/s for audio.
+The log-mel shows no single clipped samples, but power above a full-scale sine's (mean square 1/2): bands sum to
+3 N^2 / 16 times the mean square of N samples under a Hann window (Parseval), to about 10 %. A video's audio track is
+not measured. Cost: about 80 MB/s a process for images and videos, 300 MB/s for audio.
 """
 
 import functools
@@ -65,9 +64,9 @@ class MediaQuality:
             raise ValueError(f'MediaQuality.drop_when must be "any" or "all", not {self.drop_when!r}')
 
     def apply(self, filter_context: FilterContext) -> FilterResult:
-        """Columns `media_<measure>`, the worst of a document's media. A document that cannot be read is dropped.
+        """Columns `media_<measure>`, a document's worst; drops unreadable ones.
 
-        Raises CorpusError for a corpus that was built without media.
+        CorpusError for a corpus without media.
         """
         corpus = filter_context.corpus
         documents = filter_context.select(splits=self.splits, kinds=self.kinds)
@@ -90,7 +89,6 @@ class MediaQuality:
         return FilterResult(documents, reasons, columns)
 
     def _fault(self, modality: str, found: dict[str, float]) -> str:
-        """What is wrong with an image, audio or video, or nothing."""
         contrast, motion = found.get("contrast"), found.get("motion")
         if contrast is not None and contrast < self.min_contrast:
             return f"a blank {modality}: contrast {contrast:.3g} is below {self.min_contrast:g}"
@@ -150,10 +148,7 @@ def contrast(patches: np.ndarray) -> float:
 
 
 def motion(patches: np.ndarray, tubelets: int, frames: int) -> float:
-    """Largest mean difference of a patch between neighbouring frames of a video.
-
-    patches: (tubelets * n, frames * p * p * 3) uint8, frames of a tubelet one after the other.
-    """
+    """Largest mean change of a patch between frames of a video; patches: (tubelets * n, frames * p * p * 3) uint8."""
     pixels = patches.reshape(tubelets, len(patches) // tubelets, frames, -1).swapaxes(1, 2)
     pixels = pixels.reshape(tubelets * frames, *pixels.shape[2:]).astype(np.int16)
     return max(float(np.abs(later - earlier).mean(axis=1).max()) for earlier, later in itertools.pairwise(pixels))

@@ -1,7 +1,7 @@
 """Quality of text without knowing its language: measures of prose and code, and bounds on each.
 
-The measures follow the rules of MassiveText (Rae et al. 2021, 2112.11446, appendix A.1), without those for
-English words, and for code those of Codex (2107.03374, section 3.1) and StarCoder (2305.06161, section 3):
+The measures follow MassiveText (Rae et al. 2021, 2112.11446, appendix A.1), without the rules for English words, and
+for code Codex (2107.03374, section 3.1) and StarCoder (2305.06161, section 3):
 
     characters                length of the text
     alnum_fraction            letters, marks and digits among the characters that are not space
@@ -14,10 +14,9 @@ English words, and for code those of Codex (2107.03374, section 3.1) and StarCod
     compression               size after zlib / size in UTF-8: low for repetition, high for noise
     generated                 1 when the first ten lines say that the file was generated, else 0
 
-Each is a column `text_<measure>`, so that bounds can be chosen by looking at them. The document's kind says whether it
-is prose or code. Where a document holds media its length says nothing, and in a text of less than
-`min_inspected_characters` neither do fractions: such texts are measured and kept. Held-out documents are left alone by
-default, so that a filter never makes the evaluation easier. About 8 MB of text per second and process.
+Each is a column `text_<measure>`. Where a document holds media its length says nothing, and below
+`min_inspected_characters` neither do fractions: such texts are measured and kept. Held-out documents are not inspected
+by default, so that a filter never makes the evaluation easier. About 8 MB of text per second and process.
 """
 
 import dataclasses
@@ -147,7 +146,6 @@ class TextQuality:
         return FilterResult(np.array(inspected, dtype=np.int64), reasons, named)
 
     def _reason(self, found: dict[str, float], *, is_code: bool, with_media: bool) -> str:
-        """The first bound that the measures break, or nothing."""
         bounds, sort = (self.code, "code") if is_code else (self.prose, "prose")
         short = found["characters"] < self.min_inspected_characters
         for name in MEASURES:
@@ -207,7 +205,6 @@ def _class_table() -> np.ndarray:
 
 
 def _classes_of(text: str) -> np.ndarray:
-    """(characters,) uint8 class of each character."""
     return _class_table()[np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)]
 
 

@@ -100,7 +100,6 @@ class ScoreThreshold:
         return reasons
 
     def _beyond(self, score: np.ndarray, group: np.ndarray, filter_context: FilterContext) -> dict[int, str]:
-        """Of one group, what is not among the best until the fraction is reached."""
         corpus = filter_context.corpus
         best_first = -score[group] if self.keep_end == "highest" else score[group]
         order = np.lexsort((group, best_first))

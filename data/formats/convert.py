@@ -13,10 +13,7 @@ from brine.data.formats.tables.lists import convert_classes, convert_lists
 
 
 def conversions(path: Path, *, root: Path | None = None) -> list[Conversion]:
-    """The manifests that can be written from a file or folder. root: the folder that media are looked for in.
-
-    Raises ValueError where there are none.
-    """
+    """The manifests that can be written from a file or folder; media are in `root`. Raises ValueError for none."""
     if path.is_dir():
         root = path.resolve()
         paths = [name for name, problem in walk(root) if not problem]

@@ -29,12 +29,10 @@ from brine.data.formats.manifest import RECORD_FORMATS, detect_record_format
 from brine.data.formats.notes import refusals
 
 FORMATS = (*RECORD_FORMATS, "manifest", "markdown", "repository", "media", "webdataset", "parquet", "datasets")
-EXTENSIONS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}
-"""Ending of a container -> its format."""
+EXTENSIONS = {".tar": "webdataset", ".parquet": "parquet", ".arrow": "datasets"}  # ending of a container -> its format
 CONTAINER_ENDINGS = {format: ending for ending, format in EXTENSIONS.items()}
 JSON = (*LINES, ".json")
-CAPTIONS = (".txt", ".caption", ".json")
-"""Endings of files with the words of the media that have their name."""
+CAPTIONS = (".txt", ".caption", ".json")  # endings of files with the words of the media that have their name
 CODE = frozenset(ending for ending, language in LANGUAGES.items() if language not in ("markdown", "rst", "text"))
 PROGRAMS = CODE - {".yaml", ".yml", ".toml", ".ini", ".cfg"}
 """Endings of code that data sets do not have as their settings."""
@@ -141,7 +139,6 @@ def describe_no_json(path: Path, file: Path) -> str:
 
 
 def unknown_format(path: Path, what: str) -> str:
-    """The message for a path of no known format."""
     return (
         f"{path} {what}. Formats that are read: {', '.join(FORMATS)} (see data/README.md); where the content "
         "is one of them, say which (--format of `brine data`)"
@@ -161,10 +158,7 @@ class ListedFile(NamedTuple):
 
 
 class FolderFiles:
-    """The files below a folder: of hidden folders too in `files`, without those and links that lead out in `readable`.
-
-    media_names: names of media with and without their extensions, since words may be named after either.
-    """
+    """Files below a folder: of hidden folders too in `files`, without those and links that lead out in `readable`."""
 
     def __init__(self, listing: FolderListing):
         self.root, self.listing, self.files = listing.root, listing, []

@@ -58,11 +58,7 @@ def manifest_documents(
     include_decode: bool,
     notes: Counter,
 ) -> Iterator[Document | Quarantined]:
-    """Documents of JSONL files and JSON arrays, and a `Quarantined` for each object that gives none.
-
-    notes: counts remarks on documents that were read, each after "note: ". splits: what the names of the whole source
-    declare, of which the files are a part.
-    """
+    """Documents of JSONL files and JSON arrays, `Quarantined` for objects that give none; `notes` counts remarks."""
     paths, seen = {file: file.relative_to(root).as_posix() for file in files}, set()
     splits = splits or rules.PathSplits(paths.values(), files=True)
     media_splits, lists = rules.MediaPathSplits(root), SplitListFiles(root, notes)
@@ -113,10 +109,7 @@ def manifest_documents(
 
 
 class _HeldMedia:
-    """The media of manifests whose names hold them out, for those of other manifests that say nothing.
-
-    paths: of the manifests that are read together. Costs some 100 bytes for each such media file.
-    """
+    """The media of manifests whose names hold them out, for manifests that say nothing; 100 bytes for each file."""
 
     def __init__(self, splits: rules.PathSplits, paths: Iterable[str], notes: Counter):
         self.declared, self.notes = {path: splits.declared(path) for path in paths}, notes
@@ -126,7 +119,6 @@ class _HeldMedia:
         self.split_by_media: dict[int, str] = {}
 
     def remember(self, path: str, media: Iterable[str], split: str) -> None:
-        """Takes what a document of a manifest names, and its split."""
         for key in map(_media_key, media if path in self.first and split in HELD_OUT else ()):
             self.split_by_media[key] = rules.strictest_split(split, self.split_by_media.get(key, rules.UNASSIGNED))
 
@@ -149,7 +141,6 @@ def _media_key(path: str) -> int:
 
 
 def _below(document: Document, folder: str) -> Document:
-    """The document with its media paths, relative to `folder` (with a slash after it), made relative to the source."""
     parts = (
         part if isinstance(part, Text) else dataclasses.replace(part, path=folder + part.path)
         for part in document.parts
@@ -211,10 +202,7 @@ def object_document(
     include_decode: bool = False,
     notes: Counter,
 ) -> Document | None:
-    """The document in one JSON object, or None for one that is not for training. Raises DocumentError.
-
-    name, split: its id and split where it has none.
-    """
+    """The document in one JSON object (name, split: its defaults), None if not for training. Raises DocumentError."""
     record_format = record_format or detect_record_format(fields)
     if record_format is None:
         raise DocumentError(needed(fields))
@@ -280,7 +268,6 @@ def _own_name(fields: dict) -> str:
 
 
 def _describe(fields: dict, name: str) -> tuple[str, str]:
-    """Id and file for a quarantine record, before anything is checked."""
     if isinstance(fields.get("id"), str) and fields["id"]:
         name = fields["id"][:200]
     file = fields.get("path") or next((path for key in fields_in(fields) if (path := path_of(fields[key]))), None)

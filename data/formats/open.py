@@ -136,7 +136,6 @@ def _open_folder(path: Path, root: Path, format: str | None, limits: ReadLimits)
 
 
 def _together(path: Path, root: Path, found: FolderContents, limits: ReadLimits) -> DocumentSource:
-    """A source of all that a folder holds, whose names say together what is held out."""
     card = read_dataset_card(root)
     files = [file.relative_to(root).as_posix() for file in found.json]
     files += [name for names in found.containers.values() for name in names]
@@ -175,10 +174,7 @@ def _container_names(path: Path, files: FolderFiles, format: str) -> list[str]:
 def _manifests(
     path: Path, root: Path, files: list[Path], format: str | None, limits: ReadLimits, splits: PathSplits | None = None
 ) -> DocumentSource:
-    """A source of JSON files; its format is looked for in the first objects when it is not given.
-
-    Raises ValueError when none is found, or when the one file is not in UTF-8.
-    """
+    """A source of JSON files, whose format is detected if not given. Raises ValueError for none or no UTF-8."""
     record_format, first = format if format in RECORD_FORMATS else None, files[0]
     if first.suffix.lower() in (".csv", ".tsv"):
         raise ValueError(f"{path} is the table {table_hint(first, first.name)}")

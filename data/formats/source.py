@@ -29,10 +29,8 @@ from brine.data.files.text import decode_text
 from brine.data.formats.splits.hash_split import with_splits
 from brine.data.formats.splits.rules import FROM_FIELD
 
-NOTE_PREFIX = "note: "
-"""Start of a key of `DocumentSource.skipped` that is a remark on documents which were read."""
-UNREAD_SPLIT = "of split "
-"""Start of a key for files that are named after a split and were not read."""
+NOTE_PREFIX = "note: "  # start of a key of `DocumentSource.skipped` that is a remark on documents which were read
+UNREAD_SPLIT = "of split "  # start of a key for files that are named after a split and were not read
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,9 @@ class DocumentSource:
     """Ending -> media of the documents, as far as the latest reading came; "" for cells of tables."""
 
     def documents(self, *, include_decode: bool = False) -> Iterator[Document | Quarantined]:
-        """Every document, and one Quarantined for each thing that gives none, in an order that is always the same.
+        """Every document, and one Quarantined for each thing that gives none, in a fixed order.
 
-        `include_decode` adds the lines of a captioned manifest meant for decoder tests alone, as split `test`.
+        include_decode: also those meant for decoder tests alone, as split `test`.
         """
         skipped: Counter = Counter()
         self.split_origins.clear()
@@ -131,7 +129,6 @@ class DocumentSource:
         return self.count()
 
     def _counted(self, items: Iterable[Document | Quarantined]) -> Iterator[Document | Quarantined]:
-        """The items with distinct ids, counted."""
         seen: set[str] = set()
         copies: Counter[str] = Counter()
         for item in items:
@@ -221,8 +218,7 @@ def each_document(
 def files_sha256(
     root: Path, files: Iterable[str], *, label: str, whole: Callable[[str], bool], media: bool = True
 ) -> str:
-    """Hex SHA-256 over files below `root` (relative paths): size and content of those that `whole` names, and with
-    `media` size and time of change of the others."""
+    """Hex SHA-256 over relative paths: contents where `whole`, else (with `media`) sizes and times of change."""
     digest = hashlib.sha256(label.encode())
     for name in sorted(files):
         path, key = root / untagged(name), name.encode("utf-8", "surrogateescape")

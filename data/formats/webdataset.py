@@ -2,12 +2,11 @@
 
     shard-0001.tar:  a/heron.jpg  a/heron.txt  a/heron.json  a/wren.jpg  a/wren.cls
 
-A member belongs to the sample of its name up to the first dot after the last slash, as in the webdataset library; but
-media and a text that share the whole name before their last extension are a sample (`22.05.png`, `22.06.png`). Text
-comes from `.txt`, then `.caption`, then a `.json`, then `.cls`; a `.json` is read like a line of a manifest
-(`lines.samples`), with paths of members. Media are addressed `shard-0001.tar::a/heron.jpg` and read when they are
-decoded (`brine.data.files.archive`). A truncated shard gives the samples before the cut and one record of it. The split
-is that of the shard's name or folder, else of the sample's folder inside the tar.
+A sample's name ends at the first dot after the last slash, as in the webdataset library; but media and a text that
+share the whole name before their last extension are a sample (`22.05.png`, `22.06.png`). Text comes from `.txt`, then
+`.caption`, then a `.json` (read like a manifest's line, with paths of members), then `.cls`. Media are addressed
+`shard-0001.tar::a/heron.jpg` and read when they are decoded. A truncated shard gives the samples before the cut and one
+record of it. The split is that of the shard's name or folder, else of the sample's folder inside the tar.
 """
 
 import dataclasses
@@ -176,7 +175,6 @@ class _Shard:
         return f"{self.name}::{member}"
 
     def _document(self, name: str, members: list[str]) -> Document | None:
-        """The document of a sample's members, None where they hold neither media nor words. Raises DocumentError."""
         kinds, unread, words, others = {}, [], {}, []
         # of two texts the one with the shorter name is the sample's
         for member in sorted(members, key=lambda member: member.count(".")):

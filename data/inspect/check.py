@@ -33,10 +33,8 @@ class CheckReport:
     """What a check found."""
 
     stats: CorpusStats
-    interrupted: bool = False
-    """Ctrl-C ended it before the last document."""
-    missing: tuple[str, ...] = ()
-    """Documents named in a quarantine file to be retried that are no longer there."""
+    interrupted: bool = False  # Ctrl-C ended it before the last document
+    missing: tuple[str, ...] = ()  # documents named in a quarantine file to be retried that are no longer there
     seconds: float = 0.0
 
 
@@ -45,8 +43,7 @@ class RetryList:
     """The documents that a quarantine file names."""
 
     ids: frozenset[str]
-    lines: frozenset[int]
-    """Lines whose record has no document's id."""
+    lines: frozenset[int]  # lines whose record has no document's id
 
     @classmethod
     def read(cls, path: str | Path) -> "RetryList":
@@ -114,11 +111,10 @@ def check_source(
     excluded: ExclusionStats | None = None,
     progress: bool = True,
 ) -> CheckReport:
-    """Read and decode every document of a source of `brine.data.formats`, or the first `limit`, and count.
+    """Read and decode all documents of a source, or the first `limit`, and count them; Ctrl-C ends early.
 
-    excluded: counts what of the train split fits no packed sequence. retry: look only at these documents. quarantine:
-    write the quarantined samples there, as JSON lines. Ctrl-C ends the reading and gives what was counted so far.
-    Raises ValueError when the source cannot be read.
+    excluded: counts what of the train split fits no packed sequence. retry: only these documents. quarantine: file for
+    the quarantined, as JSON lines. Raises ValueError when the source cannot be read.
     """
     began, found = time.monotonic(), CheckReport(CorpusStats())
     items: Iterable[Document | Quarantined] = source.documents(include_decode=True)

@@ -110,7 +110,6 @@ def _lengths(axes, stats: CorpusStats) -> None:
 
 
 def _tokens(axes, shares, stats: CorpusStats) -> None:
-    """Tokens of each kind, and beside them what those are made of."""
     style_axes(axes, "tokens by kind and modality")
     style_axes(shares, "the same, in percent")
     order = sorted(stats.tokens, key=lambda kind: (-stats.tokens[kind].sum(), kind))

@@ -19,7 +19,6 @@ _LETTERS = dict(zip(PART_TYPES, "tiav", strict=True))
 
 
 def summary(plan: PackingPlan, chunk_tokens: np.ndarray) -> dict:
-    """The plan in one flat JSON object."""
     info = {
         name: plan.info[name]
         for name in ("sequences", "packing_efficiency", "excluded", "epochs_begun", "seed", "split")

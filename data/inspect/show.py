@@ -30,8 +30,7 @@ class DocumentView:
     sequence: EncodedDocument
     tokenizer: Tokenizer
     config: EncodeConfig
-    origin: str
-    """The corpus or source it was taken from."""
+    origin: str  # the corpus or source it was taken from
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,8 @@ class MediaRange:
 
     modality: str
     path: str
-    start: int
-    """Index of the opening token."""
-    stop: int
-    """One past the closing token."""
+    start: int  # index of the opening token
+    stop: int  # one past the closing token
 
 
 def view_corpus(folder: str | Path, name: str) -> DocumentView:
@@ -68,8 +65,7 @@ def view_corpus(folder: str | Path, name: str) -> DocumentView:
 
 
 def view_source(source, name: str, *, tokenizer: Tokenizer, config: EncodeConfig) -> DocumentView:
-    """A document of a source, by id or by number among those that can be read. Raises ValueError when there is none, or
-    with the reason why it cannot be used."""
+    """A document of a source, by id or by number among those that can be read. ValueError with the reason for none."""
     number, document = _find(source, name)
     with DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=1, batch_documents=1) as pool:
         result = next(pool.encode([document]))
@@ -167,10 +163,7 @@ def spans_of(sequence: EncodedDocument) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask_image(sequence: EncodedDocument, *, max_side: int = 1500) -> tuple[np.ndarray, np.ndarray]:
-    """(n, n) int8 mask over at most `max_side` evenly spaced tokens, and their indices (n,).
-
-    0: query i does not see key j; 1: it does, at or before itself; 2: it does, past itself.
-    """
+    """(n, n) int8 over n evenly spaced tokens (0 hidden, 1 visible, 2 visible and later), and their indices (n,)."""
     positions = np.unique(np.linspace(0, len(sequence) - 1, min(len(sequence), max_side)).round().astype(np.int64))
     lo, hi = (bound[positions][:, None] for bound in spans_of(sequence))
     seen = (positions >= lo) & (positions < hi)

@@ -33,8 +33,7 @@ from brine.data.inspect.show import (
 from brine.data.inspect.show_tokens import COLUMNS, TRAINED_ROLES, token_lines
 
 WIDTH = 16.0
-LEFT, INNER = 0.85, 14.8
-"""Inches: left edge and width of every panel."""
+LEFT, INNER = 0.85, 14.8  # inches: left edge and width of every panel
 MAX_LINES = 44
 MAX_MEDIA = 8
 MAX_FRAMES = 10
@@ -42,10 +41,8 @@ _MAX_TICKS = 400
 
 
 class _Panel(NamedTuple):
-    height: float
-    """Inches, the title included."""
-    draw: Callable
-    """Takes the figure and the panel's top in inches from the bottom."""
+    height: float  # inches, the title included
+    draw: Callable  # takes the figure and the panel's top in inches from the bottom
 
 
 def write_image(view: DocumentView, path: str | Path) -> Path:
@@ -73,13 +70,11 @@ def write_image(view: DocumentView, path: str | Path) -> Path:
 
 
 def _axes(figure, left: float, top: float, width: float, height: float):
-    """Axes at a position in inches, `top` counted from the bottom of the figure."""
     high = figure.get_figheight()
     return figure.add_axes((left / WIDTH, (top - height) / high, width / WIDTH, height / high))
 
 
 def _text(figure, left: float, top: float, words: str, **style) -> None:
-    """Text at a position in inches."""
     style = {"fontsize": 11.5, "va": "center", "parse_math": False} | style
     figure.text(left / WIDTH, top / figure.get_figheight(), words, **style)
 
@@ -203,7 +198,6 @@ def _draw_mel(axes, mel: np.ndarray, view: DocumentView, *, end_s: float = 0.0) 
 
 
 def _mel(hertz: float) -> float:
-    """Slaney's mel scale: linear to 1 kHz, logarithmic above."""
     return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
 
 
@@ -244,7 +238,6 @@ _PANELS = {"image": _image_panel, "audio": _audio_panel, "video": _video_panel}
 
 
 def _structure_panel(view: DocumentView, *, more: int) -> _Panel:
-    """Position ids at the left, the mask at the right."""
 
     def draw(figure, top):
         if more > 0:

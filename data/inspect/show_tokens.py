@@ -13,8 +13,7 @@ from brine.data.document import MODALITIES
 from brine.data.inspect.show import DocumentView, MediaRange, token_texts
 from brine.data.tokenizer import MEDIA_TOKEN_ID, SPECIAL_TOKENS
 
-COLUMNS = 165
-"""Characters in a line."""
+COLUMNS = 165  # characters in a line
 TRAINED_ROLES = {True: "#e3e5fb", False: "#eceef1"}
 """Colour of text that is a target, and that is not."""
 _SHOWN = {"\n": "↵", "\t": "→", "\r": "\\r"}
@@ -86,7 +85,6 @@ def printable(text: str) -> str:
 
 @functools.cache
 def _glyphs() -> frozenset[int]:
-    """Code points of the fixed-width font that comes with matplotlib."""
     from matplotlib.font_manager import FontProperties, findfont
     from matplotlib.ft2font import FT2Font
 

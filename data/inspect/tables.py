@@ -5,8 +5,7 @@ import numpy as np
 from brine.common.tables import histogram, percent, sanitize, table
 from brine.data.corpus.statistics import PART_TYPES, CorpusStats
 
-MAX_ROWS = 30
-"""Kinds or reasons listed one by one; the rest is summed in one line."""
+MAX_ROWS = 30  # kinds or reasons listed one by one; the rest is summed in one line
 
 
 def report(stats: CorpusStats) -> list:
@@ -18,7 +17,6 @@ def report(stats: CorpusStats) -> list:
 
 
 def _kinds(stats: CorpusStats):
-    """Documents of each kind per split, their tokens per modality, and the longest."""
     splits, kinds = list(stats.splits), list(stats.kinds)
 
     def row(some: list[str], name: str) -> list:
@@ -45,7 +43,6 @@ def _modalities(stats: CorpusStats):
 
 
 def _reasons(stats: CorpusStats) -> str:
-    """The most frequent reason first, with the first example of each."""
     groups = sorted(stats.reasons.items(), key=lambda item: (-item[1][0], item[0]))
     lines = []
     for reason, (count, example) in groups[:MAX_ROWS]:

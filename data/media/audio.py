@@ -30,8 +30,7 @@ from brine.data.media.audio_track import check_format, read_contained, to_mono
 from brine.data.media.completeness import check_complete
 from brine.data.media.containers import container_of
 
-LOG_FLOOR, LOG_CEILING = -6.0, 4.0
-"""log10 of the mel power that becomes -1 and +1."""
+LOG_FLOOR, LOG_CEILING = -6.0, 4.0  # log10 of the mel power that becomes -1 and +1
 _BLOCK = 2**18
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "AU", "CAF")
 
@@ -43,8 +42,10 @@ def decode_audio(path: Path, config: EncodeConfig) -> np.ndarray:
 
 
 def read_samples(path: Path, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] and their rate in Hz. Raises DocumentError when the file is not audio, is
-    broken, cut or too long, or holds what is not finite."""
+    """(n,) float32 mono samples in [-1, 1], rate in Hz.
+
+    DocumentError for what is broken, cut, too long or not finite.
+    """
     kind = container_of(path).replace("ogg", "")
     if not kind:
         try:
@@ -80,8 +81,10 @@ def _fallback_container(path: Path) -> str:
 
 
 def _read_blocks(path: Path, audio_file: soundfile.SoundFile, max_s: float) -> tuple[np.ndarray, int]:
-    """As `read_samples`, block by block: 32 channels at 192 kHz would take 1.5 GB a minute. Not by `SoundFile.blocks`,
-    which returns uninitialised memory where a file gives less than it declared."""
+    """As `read_samples`, block by block: 32 channels at 192 kHz would take 1.5 GB a minute.
+
+    Not by `SoundFile.blocks`, which returns uninitialised memory where a file gives less than it declared.
+    """
     if audio_file.format not in _FORMATS:
         raise DocumentError(f"audio format {audio_file.format} is not read; convert it to WAV or FLAC")
     rate = audio_file.samplerate

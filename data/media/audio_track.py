@@ -15,18 +15,15 @@ import numpy as np
 from brine.data.document import DocumentError
 from brine.data.media.containers import check_length, open_container, video_streams
 
-_SLACK_S = 0.015
-"""How far audio may be from its declared time, however many packets are missing before it."""
+_SLACK_S = 0.015  # how far audio may be from its declared time, however many packets are missing before it
 _AHEAD = 15
 """Packets whose median error decides: the clocks of live recordings jitter by more than the slack, and come back."""
 _AAC_FRAME = 1024
-_UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")
-"""Containers that do not state an encoder's padding in front."""
+_UNSTATED = ("aac", "mpegts", "mpeg", "flv", "avi")  # containers that do not state an encoder's padding in front
 
 
 def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int]:
-    """(n,) float32 mono samples in [-1, 1] of the first audio track of a container, and their rate in Hz. Raises
-    DocumentError when there is no audio in it, or a broken, cut or too long track."""
+    """As `audio.read_samples`, of the first audio track of a container. Raises DocumentError."""
     with open_container(path, kind, "broken audio track: convert it to WAV") as container:
         import av
 
@@ -56,8 +53,10 @@ def read_contained(path: Path, kind: str, max_s: float) -> tuple[np.ndarray, int
 def read_track(
     container, stream, max_s: float, *, limit: str = "max_video_s", origin_s: float | None = None, skip: int = 0
 ) -> "AudioTrack | None":
-    """The audio of a stream on the clock that is zero at `origin_s`; without one, `skip` samples after it begins. None
-    without any audio. Raises DocumentError for a track that is too long or cannot be decoded, and PyAV's errors."""
+    """A stream's audio on the clock that is zero at `origin_s` (or `skip` samples on), or None.
+
+    Raises DocumentError.
+    """
     if stream.codec_context is None:
         raise DocumentError("no decoder for the codec of the audio track; convert it to WAV")
     # a transport stream may not have declared the rate yet
@@ -91,8 +90,7 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
 
 
 def _iter_chunks(container, stream, since_s: float) -> Iterator[tuple]:
-    """Decoded frames of an audio track, each with one or several (n,) float32 chunks of mono samples. Packets before
-    `since_s`, however many, cost no decoding."""
+    """Decoded frames, each with its (n,) float32 mono chunks. Packets before `since_s` cost no decoding."""
     import av
 
     planar = av.AudioResampler(format="fltp")
@@ -111,8 +109,7 @@ class AudioTrack:
         self.rate, self.max_s = rate, max_s
         self.origin_s: float | None = None
         self.chunks: list[np.ndarray] = []
-        self.offsets: list[float | None] = []
-        """Per chunk: its declared sample less the samples decoded before it."""
+        self.offsets: list[float | None] = []  # per chunk: its declared sample less the samples decoded before it
         self.count, self.first = 0, None
         self._late = f"after the first frame, beyond {limit}"
         self._too_long = DocumentError(f"audio track is longer than {limit}={max_s:g}; split it")

@@ -19,13 +19,11 @@ from brine.data.document import DocumentError
 from brine.data.files.signatures import ts_packet_bytes
 
 _MAX_STEPS = 2_000_000
-_STREAMED = (0, 2**32 - 1)
-"""Sizes that mean "unknown", left by writers that could not go back."""
+_STREAMED = (0, 2**32 - 1)  # sizes that mean "unknown", left by writers that could not go back
 
 
 def check_complete(path: Path) -> None:
-    """Raise DocumentError with the reason when the file at `path` ends before what it declares. A file of another kind
-    passes; so does one too broken to be walked, which its reader will refuse."""
+    """Raise DocumentError when a file ends before what it declares; unknown kinds and broken files pass."""
     with open(path, "rb") as file:
         if not file.read(1):
             raise DocumentError("the file is empty")
@@ -170,7 +168,6 @@ def _jp2(content) -> float:
 
 def _matroska(content) -> int:
     def value(offset: int) -> tuple[int, int]:
-        """Offset after an element's size field, and the size; 0 for an unknown one."""
         length = 9 - content[offset].bit_length()
         most = (1 << 7 * length) - 1
         size = int.from_bytes(content[offset : offset + length], "big") & most

@@ -20,8 +20,7 @@ from brine.data.media.images import DecodedImage, decode_image
 class DecodedAudio:
     """Audio as mel tokens."""
 
-    tokens: np.ndarray
-    """(n, audio_dim) float16 in about [-1, 1]."""
+    tokens: np.ndarray  # (n, audio_dim) float16 in about [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,14 @@ class DecodedVideo:
     layout: VideoLayout
     patches: np.ndarray
     """(tubelets * rows * cols, video_dim) uint8; frames of a tubelet one after the other inside a patch."""
-    audio_tokens: np.ndarray
-    """(layout.num_audio_tokens, audio_dim) float16; empty for a silent video."""
+    audio_tokens: np.ndarray  # (layout.num_audio_tokens, audio_dim) float16; empty for a silent video
 
 
 Decoded = DecodedImage | DecodedAudio | DecodedVideo
 
 
 def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
-    """Decode the file of a media part below `root` (resolved), which may be inside a tar or a table. Raises
-    DocumentError with file and reason."""
+    """Decode a media part's file below `root` (resolved), also inside a tar or table. DocumentError with the reason."""
     try:
         with open_media(root, part.path, max_file_mib=config.max_file_mib) as path:
             if isinstance(part, Image):

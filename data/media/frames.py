@@ -21,10 +21,8 @@ from brine.data.files.signatures import format_mismatch_hint
 from brine.data.media.completeness import check_complete
 from brine.data.media.containers import AUDIO_ONLY, check_length, container_of, open_container, video_streams
 
-MAX_FRAME_RATE = 1000
-"""Frames per second above which a file is not believed."""
-_UNTIMED = ("h264", "hevc")
-"""Codecs whose frames AVI holds in another order than it shows them, without their times."""
+MAX_FRAME_RATE = 1000  # frames per second above which a file is not believed
+_UNTIMED = ("h264", "hevc")  # codecs whose frames AVI holds in another order than it shows them, without their times
 _FAILURE = "not a video that can be read"
 
 
@@ -32,12 +30,9 @@ _FAILURE = "not a video that can be read"
 class VideoFrames:
     """The frames of one video, in the order in which they are shown."""
 
-    times_s: np.ndarray
-    """(n,) float64 seconds, from the first frame: 0 first, never falling."""
-    end_s: float
-    """When the last frame ends, seconds from the first frame."""
-    start_s: float
-    """Time of the first frame on the file's clock, which its audio shares."""
+    times_s: np.ndarray  # (n,) float64 seconds, from the first frame: 0 first, never falling
+    end_s: float  # when the last frame ends, seconds from the first frame
+    start_s: float  # time of the first frame on the file's clock, which its audio shares
     fetch: Callable[[list[int]], Iterator[np.ndarray]]
     """Yields (H, W, 3) uint8 for each of the given indices, which must not fall. Raises DocumentError."""
 
@@ -100,7 +95,6 @@ def _check_size(size, config: EncodeConfig) -> None:
 
 
 def _video_stream(container):
-    """The stream that is the video, as FFmpeg chooses it."""
     videos = video_streams(container)
     if not videos:
         only = "only an attached picture" if container.streams.video else "no video stream in the file"
@@ -115,10 +109,7 @@ def _video_stream(container):
 
 
 def _shown_packets(container, stream, config: EncodeConfig) -> tuple[list[tuple[int, int]], float, float]:
-    """(pts, duration) of the packets that are shown, in the file's order, and the first and last second of any stream.
-
-    Frames before the first key frame, in the file or in time, cannot be decoded and are left out.
-    """
+    """(pts, duration) of the shown packets, and the first and last second. Those before a key frame are left out."""
     shown, first_s, last_s, key = [], math.inf, 0.0, None
     for packet in container.demux():
         if packet.pts is None:

@@ -31,10 +31,8 @@ _TIFF_PHOTOMETRIC = 262
 class DecodedImage:
     """An image as patches."""
 
-    grid: tuple[int, int]
-    """Patch rows and columns."""
-    patches: np.ndarray
-    """(rows * cols, image_dim) uint8."""
+    grid: tuple[int, int]  # patch rows and columns
+    patches: np.ndarray  # (rows * cols, image_dim) uint8
 
 
 def decode_image(path: Path, config: EncodeConfig) -> DecodedImage:
@@ -84,9 +82,11 @@ def to_rgb(image: Pillow.Image) -> Pillow.Image:
 
 
 def _clear_color(image: Pillow.Image):
-    """The one transparent colour of a PNG, on the scale of the decoded pixels; None without one. The file states it in
-    its own bits, Pillow compares the numbers as they stand and so would miss it: pixels of 2 and 4 bits come out
-    stretched to 8, colours of 16 bits as their high bytes."""
+    """The one transparent colour of a PNG, on the scale of the decoded pixels; None without one.
+
+    The file states it in its own bits, Pillow compares the numbers as they stand and so would miss it: pixels of 2 and
+    4 bits come out stretched to 8, colours of 16 bits as their high bytes.
+    """
     clear = image.info.get("transparency")
     if isinstance(clear, int) and (image.format, image.mode) == ("PNG", "L") and image.tile:
         return clear * {"L;2": 85, "L;4": 17}.get(image.tile[0][3], 1)
@@ -96,8 +96,7 @@ def _clear_color(image: Pillow.Image):
 
 
 def _to_8_bit(image: Pillow.Image, clear: int | None, *, inverted: bool) -> Pillow.Image:
-    """Grey of more than 8 bits as 8: the high byte of integers, floats of [0, 1] or [0, 255] by their maximum. clear:
-    the 16-bit value that is transparent; inverted: 0 is white."""
+    """Grey of more than 8 bits as 8: integers' high byte, floats by their maximum. clear: transparent value."""
     values = np.asarray(image)
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
@@ -138,7 +137,6 @@ def grid_of(pixels: np.ndarray, config: EncodeConfig) -> tuple[int, int]:
 
 
 def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
-    """(H, W, 3) pixels to (H/p * W/p, p * p * 3) patches, or the F frames (F, H, W, 3) of a tubelet to
-    (H/p * W/p, F * p * p * 3), in raster order."""
+    """(H, W, 3) or a tubelet's (F, H, W, 3) pixels -> (H/p * W/p, [F *] p * p * 3) patches in raster order."""
     frames = pixels if pixels.ndim == 4 else pixels[None]
     return rearrange(frames, "f (r p) (c q) d -> (r c) (f p q d)", p=patch_size, q=patch_size)

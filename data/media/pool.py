@@ -101,9 +101,11 @@ class DecodePool:
         self._reset()
 
     def encode(self, items: Iterable[Document | Quarantined]) -> Iterator[EncodeResult | Quarantined]:
-        """Each document with its sequence or its quarantine record, in the order given, a few batches read ahead;
-        records of what a reader quarantined stay between them. One such iteration at a time. Raises RuntimeError when
-        servers cannot be started at all."""
+        """Each document with its sequence or quarantine record, in order; records of a reader stay between them.
+
+        A few batches are read ahead. One such iteration at a time. Raises RuntimeError when servers cannot be started
+        at all.
+        """
         # a forked process has neither the threads nor the servers
         if self._pid != os.getpid():
             self._reset()
@@ -168,7 +170,6 @@ class DecodePool:
             answers.put(error)
 
     def _take(self) -> "_Server":
-        """An idle server, or a new one. Raises RuntimeError when two starts fail."""
         with contextlib.suppress(queue.Empty):
             return self._idle.get_nowait()
         for _ in range(2):
@@ -234,7 +235,6 @@ class _Server:
         self._pipe.send_bytes(json.dumps(message).encode())
 
     def receive(self, timeout_s: float) -> tuple[dict, bytes]:
-        """The next answer and its payload. Raises TimeoutError, or EOFError or OSError when the server has died."""
         header = {"loading": False}
         while "loading" in header:
             if not self._pipe.poll(STARTUP_TIMEOUT_S if header["loading"] else timeout_s):

@@ -1,15 +1,13 @@
 """A process that encodes documents for `brine.data.media.pool` and can be killed without loss.
 
-It is a plain subprocess with one end of a `multiprocessing.connection` pipe, whose number is its argument:
-
     handshake  {"config", "tokenizer", "root", "max_memory_mib"}, answered by {"ready": true}
     request    [document, ...] in native JSON form
     answers    one per document: {"shapes": {field: shape}, "crc32"} and then the arrays' bytes, or {"reason"};
                the last of a request says "recycle" where memory has grown. {"loading": true} before a slow import and
                {"loading": false} after it keep the import out of the document's time-out.
 
-No pickle crosses the pipe, since a hostile file may have taken this process over. The server ends when the pipe closes,
-when its parent dies and when it exceeds its memory bound.
+They cross a `multiprocessing.connection` pipe, whose number is the argument; no pickle, since a hostile file may have
+taken this process over. It ends when the pipe closes, its parent dies or its memory bound is exceeded.
 """
 
 import importlib
@@ -35,7 +33,6 @@ _LIGHT = frozenset(("wav", "wave", "flac", "ogg", "oga", "mp3", "opus", "aif", "
 
 
 def main() -> None:
-    """Serve until the pipe closes."""
     # Ctrl-C is for the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
@@ -84,7 +81,6 @@ class _DecodeServer:
                 self.pipe.send_bytes(payload)
 
     def _encode(self, fields: dict) -> tuple[dict, bytes | None]:
-        """The answer to one document, and its arrays one after the other where it has any."""
         try:
             document = parse_document(fields)
             self._load_for(document)

@@ -24,8 +24,7 @@ from brine.data.media.images import fit, patchify
 def decode_video(
     path: Path, config: EncodeConfig, *, use_audio: bool = True
 ) -> tuple[VideoLayout, np.ndarray, np.ndarray]:
-    """Layout, (n, video_dim) uint8 patches and (k, audio_dim) float16 mel tokens of a video file. Raises DocumentError
-    when it is not a video, is broken, too large or too long."""
+    """Layout, (n, video_dim) uint8 patches, (k, audio_dim) float16 mel tokens of a video. Raises DocumentError."""
     video = open_frames(path, config)
     samples = _audio_track(path, video, config) if use_audio else None
     track = np.zeros((0, config.audio_dim), np.float16) if samples is None else audio.mel_tokens(samples, config)

@@ -7,8 +7,7 @@ open for two windows' worth of chunks.
 
 import numpy as np
 
-WINDOW = 2048
-"""Chunks that are sorted by length at once; larger fills sequences better and mixes the stream more."""
+WINDOW = 2048  # chunks that are sorted by length at once; larger fills sequences better and mixes the stream more
 
 
 class BestFitPacker:

@@ -2,26 +2,20 @@
 
     n chunks in the order of the stream · M modalities whose budget can bind · K sequences that are open
 
-In a round both sides are sorted, chunks by what they need and sequences by their free tokens, and a different
-tightest sequence for every chunk is a running maximum (`_match_best_fit`). Best fit in random order would leave gaps
-that nothing fits, so a chunk goes in only where it fills the sequence to within 0.2 % (`_complete`), or where a second
-one of random length fits beside it and what is left is a sum of usual lengths (`_extend`). The rest opens new
-sequences. Where too many wait, plain best fit takes over, and at last the fullest are closed. A round takes a fixed
-part of the remaining stream, so that few sequences are open at a time and they end about in its order.
-
-Media. Where the data come near a budget (`STEER_THRESHOLD`), sequences are steered towards a common mixture: one
-with much of this modality waits for chunks with little of it, and the other way round.
-
-Cost: 0.3 to 0.5 microseconds per chunk on one core. Waste: about 0.1 % on lengths that vary over octaves; some per cent
-where lengths are a third of a sequence and alike, or where a budget is all but used up.
+In a round both sides are sorted, and a different tightest sequence for every chunk is a running maximum
+(`_match_best_fit`). Best fit in random order would leave gaps that nothing fits, so a chunk goes in only where it fills
+the sequence to within 0.2 % (`_complete`), or where a second one of random length fits beside it and what is left is a
+sum of usual lengths (`_extend`). The rest opens new sequences. Where too many wait, plain best fit takes over, and at
+last the fullest are closed. A round takes a fixed part of the remaining stream, so that sequences end about in its
+order. Where the data come near a media budget (`STEER_THRESHOLD`), sequences with much of that modality wait for chunks
+with little, and the other way round. Cost: 0.3 to 0.5 microseconds per chunk. Waste: about 0.1 % on varied lengths;
+some per cent where lengths are a third of a sequence and alike, or where a budget is all but used up.
 """
 
 import numpy as np
 
-STEER_THRESHOLD = 0.8
-"""Part of a media budget, were sequences filled with the average, from which on they are steered."""
-ROUND_DIVISOR = 16
-"""A round takes 1 / (ROUND_DIVISOR * chunks of a sequence, at most 16) of what is left."""
+STEER_THRESHOLD = 0.8  # part of a media budget, were sequences filled with the average, from which on they are steered
+ROUND_DIVISOR = 16  # a round takes 1 / (ROUND_DIVISOR * chunks of a sequence, at most 16) of what is left
 MIN_ROUND_CHUNKS, MAX_ROUND_CHUNKS = 32, 16384
 """Chunks of a round: few enough to leave few sequences open, enough to be worth the array operations."""
 
@@ -47,7 +41,6 @@ class BulkPacker:
         self.latest = None if document is None else np.full(int(document.max()) + 1, -1, dtype=np.int32)
 
     def _balance(self) -> None:
-        """Which modality is steered, and to what mixture."""
         self.steered = None
         if not len(self.budget):
             return
@@ -69,7 +62,6 @@ class BulkPacker:
         self.lean = 0.8 * (self.mixture - density[1]), 0.8 * (density[0] - self.mixture)
 
     def _is_rich(self, tokens, media) -> np.ndarray:
-        """Chunks that hold more of the steered modality than the mixture."""
         return media[:, self.steered] > self.mixture * tokens
 
     def pack(self, end: int, *, largest: int) -> None:
@@ -101,8 +93,7 @@ class BulkPacker:
         self._close_sequences(8 * len(self.order))
 
     def _each_group(self, step, *arguments) -> None:
-        """Call step(chunks, candidates) for the groups that may meet: all, or where sequences are steered those that
-        should."""
+        """Call step(chunks, candidates) for each group that may meet: all, unless sequences are steered."""
         chunks, candidates = np.flatnonzero(self.waiting), np.flatnonzero(self.unused)
         groups = [(chunks, candidates)]
         if self.steered is not None:
@@ -122,7 +113,6 @@ class BulkPacker:
                 step(chunks, candidates, *arguments)
 
     def _complete(self, chunks: np.ndarray, candidates: np.ndarray) -> None:
-        """Chunks into sequences that they fill to within `near`."""
         free = self.free[candidates]
         first = np.searchsorted(free, self.length[chunks])
         gap = free[np.minimum(first, len(free) - 1)] - self.length[chunks]
@@ -192,14 +182,12 @@ class BulkPacker:
         self.opened += count
 
     def _part(self, tokens: np.ndarray, media: np.ndarray) -> np.ndarray:
-        """Part of a sequence that each takes, by tokens or by the media budget that is used most."""
         part = tokens / self.seq_len
         for column, budget in enumerate(self.budget.tolist()):
             part = np.maximum(part, media[:, column] / max(1, budget))
         return part
 
     def _close_sequences(self, most: int) -> None:
-        """Close sequences that are full or that nothing fits, and the fullest where more than `most` are open."""
         done = (self.free <= self.near) | (self.free < self.least[0]) | (self.left < self.least[1]).any(axis=1)
         surplus = len(done) - int(done.sum()) - most
         if surplus > 0:
@@ -211,7 +199,7 @@ class BulkPacker:
 
 
 def _match_best_fit(need: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """For every need (ascending) a different index in free (ascending), the first large enough; len(free): none.
+    """For every need (ascending) a different index in free (ascending), the tightest; len(free): none.
 
     The k-th takes the first that is large enough and after those taken: a running maximum.
     """

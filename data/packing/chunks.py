@@ -13,8 +13,7 @@ import numpy as np
 from brine.data.document import MODALITIES
 from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
 
-MAX_REASONS = 1000
-"""Excluded documents whose reason is kept in full."""
+MAX_REASONS = 1000  # excluded documents whose reason is kept in full
 
 
 @dataclass
@@ -22,33 +21,26 @@ class ChunkTable:
     """How the chosen documents fit packed sequences."""
 
     corpus: object
-    usable: np.ndarray
-    """(u,) int32 documents that can be planned, ascending."""
-    excluded: dict[int, str] = field(default_factory=dict)
-    """Reasons, of the first `MAX_REASONS` excluded documents."""
-    excluded_counts: dict[str, int] = field(default_factory=dict)
-    """Number of excluded documents by kind of reason."""
+    usable: np.ndarray  # (u,) int32 documents that can be planned, ascending
+    excluded: dict[int, str] = field(default_factory=dict)  # reasons, of the first `MAX_REASONS` excluded documents
+    excluded_counts: dict[str, int] = field(default_factory=dict)  # number of excluded documents by kind of reason
     split: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """(l,) documents that are split, ascending."""
-    first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
-    """(l + 1,) first chunk of each."""
+    first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))  # (l + 1,) first chunk of each
     chunks: np.ndarray = field(default_factory=lambda: np.zeros((0, 2 + len(MODALITIES)), dtype=np.int64))
     """(p, 5) start, stop and media of their chunks."""
 
     @property
     def num_excluded(self) -> int:
-        """Number of excluded documents."""
         return sum(self.excluded_counts.values())
 
     def exclude(self, document: int, what: str, reason: str) -> None:
-        """Count a document that cannot be planned."""
         self.excluded_counts[what] = self.excluded_counts.get(what, 0) + 1
         if len(self.excluded) < MAX_REASONS:
             self.excluded[document] = reason
 
     def expand(self, document: np.ndarray, columns: list[str]):
-        """The chunks of a stream of samples (v,) -> tokens (n,) int32, media (n, columns) int32, start (n,) int32 or
-        None (all 0), index of the sample (n,) int64 or None (one chunk each)."""
+        """Chunks of samples (v,): tokens (n,), media (n, columns), start, sample (n,); None where trivial."""
         num_media = self.corpus.num_media
         if not len(self.split):
             media = np.empty((len(document), len(columns)), dtype=np.int32)

@@ -9,8 +9,7 @@ import numpy as np
 
 BLANK, SHUFFLE, ORDER, SEQUENCES = 2, 3, 5, 6
 """Streams: which samples are blanked, the order of a phase, the order of a group, the order of packed sequences."""
-CHUNK = 2**17
-"""Numbers generated at once: what a core's cache holds."""
+CHUNK = 2**17  # numbers generated at once: what a core's cache holds
 
 
 def hash_counters(seed: int, stream: int, number: np.ndarray, count: np.ndarray) -> np.ndarray:

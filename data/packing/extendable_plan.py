@@ -16,8 +16,7 @@ import numpy as np
 
 from brine.data.packing.plan import CHUNK_ARRAYS, PackingPlan
 
-MIN_BLOCK_SEQUENCES = 1024
-"""Fewest sequences of a block; fewer waste more at its end."""
+MIN_BLOCK_SEQUENCES = 1024  # fewest sequences of a block; fewer waste more at its end
 
 
 def build_extendable_plan(corpus, *, num_sequences: int, seed: int = 0, **options) -> PackingPlan:

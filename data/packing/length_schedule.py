@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_SEGMENT_TOKENS = 16
-"""Minimum number of tokens in a segment."""
 
 
 @dataclass(frozen=True)

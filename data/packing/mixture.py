@@ -15,7 +15,6 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 MAX_WEIGHT = 4096
-"""Largest weight."""
 
 Points = tuple[tuple[float, float], ...]
 
@@ -58,7 +57,6 @@ class Mixture:
 
     @property
     def constant(self) -> bool:
-        """Whether no weight changes along the run."""
         return all(len({weight for _, weight in points}) == 1 for _, points in self.weights)
 
     def for_kinds(self, known: Iterable[str]) -> "Mixture":
@@ -71,10 +69,7 @@ class Mixture:
         return {key: [list(point) for point in points] for key, points in self.weights}
 
     def groups(self, corpus, documents: np.ndarray) -> list[tuple[np.ndarray, tuple[Points, ...]]]:
-        """Documents of equal weight, ascending, with the points whose product is their weight.
-
-        Raises ValueError for a kind that the corpus does not have and a pattern that matches none of its sources.
-        """
+        """Documents of equal weight, ascending, with its factors' points. ValueError for an unknown kind or source."""
         if not self.weights:
             return [(documents, ())]
         label = np.zeros(len(documents), dtype=np.int64)
@@ -111,7 +106,6 @@ def _pattern_of(corpus, keys: list[str]) -> np.ndarray:
 
 
 def _points(key: str, value) -> Points:
-    """Validated points of a schedule; a number is one point."""
     try:
         points = ((0.0, float(value)),) if np.isscalar(value) else tuple((float(p), float(w)) for p, w in value)
     except (TypeError, ValueError):

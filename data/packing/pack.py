@@ -1,13 +1,11 @@
 """Packing: which chunk goes into which packed sequence, for a few chunks or for tens of millions.
 
-    n chunks in the order of the stream · M modalities whose budget can bind
-
-A sequence has space for `seq_len` tokens and a budget of patches for each modality, and never gets two chunks of one
-document. `BestFitPacker` takes chunks one by one (least waste, 10 to 30 microseconds per chunk), `BulkPacker` thousands
-at a time (below half a microsecond a chunk). Up to `MAX_BEST_FIT_CHUNKS` chunks are packed both ways and the fewer
-sequences win; more go through BulkPacker, all but the last `TAIL`, and BestFitPacker fills what is left open; fewer
-than `MIN_DOCUMENTS` documents go through BestFitPacker alone. What this does not do: look for the optimum (documents of
-0.4 to 0.6 sequences fit badly), or move what was placed.
+A sequence has space for `seq_len` tokens and a budget of patches for each of M modalities, and never gets two chunks of
+one document. `BestFitPacker` takes chunks one by one (least waste, 10 to 30 microseconds each), `BulkPacker` thousands
+at a time (half a microsecond each). Up to `MAX_BEST_FIT_CHUNKS` chunks are packed both ways and the fewer sequences
+win; more go through BulkPacker, all but the last `TAIL`, and BestFitPacker fills what is left open; fewer than
+`MIN_DOCUMENTS` documents go through BestFitPacker alone. It does not look for the optimum (documents of 0.4 to 0.6
+sequences fit badly), or move what was placed.
 """
 
 import numpy as np
@@ -15,10 +13,8 @@ import numpy as np
 from brine.data.packing.best_fit import WINDOW, BestFitPacker
 from brine.data.packing.bulk import BulkPacker
 
-MAX_BEST_FIT_CHUNKS = 2**17
-"""Maximum number of chunks that are packed one by one too, to see whether that wastes less."""
-MIN_DOCUMENTS = 4096
-"""Fewest different documents for BulkPacker: below, a document would meet itself too often."""
+MAX_BEST_FIT_CHUNKS = 2**17  # maximum number of chunks that are packed one by one too, to see whether that wastes less
+MIN_DOCUMENTS = 4096  # fewest different documents for BulkPacker: below, a document would meet itself too often
 TAIL = 4096
 """Chunks at the end of the stream that are packed one by one, into sequences that BulkPacker left open as well."""
 
@@ -86,10 +82,7 @@ def _exceeds(tokens, media, seq_len: int, budget: int, step: int = 2**18) -> boo
 
 
 def _by_pressure(tokens, media, seq_len: int, budget) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """Tokens and media with the tokens exchanged for a media budget, where that decides the number of sequences.
-
-    Sequences are then full when their patches are, and tokens are one of the budgets.
-    """
+    """Tokens and media exchanged where a media budget decides the number of sequences: they are full by its patches."""
     pressure = media.sum(axis=0, dtype=np.int64) / np.maximum(1, budget) * seq_len
     column = int(pressure.argmax()) if len(pressure) else 0
     if not len(pressure) or pressure[column] <= tokens.sum(dtype=np.int64):
@@ -100,14 +93,12 @@ def _by_pressure(tokens, media, seq_len: int, budget) -> tuple[np.ndarray, np.nd
 
 
 def _windows(late: np.ndarray, phase: np.ndarray | None):
-    """Windows of up to WINDOW chunks that stay within a phase."""
     ends = np.flatnonzero(np.diff(phase[late])) + 1 if phase is not None and len(late) else []
     for part in np.split(late, ends):
         yield from (part[first : first + WINDOW] for first in range(0, len(part), WINDOW))
 
 
 def _repeats(sequence: np.ndarray, document: np.ndarray) -> np.ndarray:
-    """Indices of chunks whose sequence holds an earlier chunk of the same document."""
     key = sequence.astype(np.int64) << 32 | document
     ordered = np.sort(key)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]

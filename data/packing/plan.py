@@ -4,11 +4,10 @@
     sequence i    chunks offset[i]..offset[i+1], one after another; the rest is padding
 
 Sequence i is a pure function of (plan, i), so the loader's state is one integer and resuming is exact at any number of
-ranks. An epoch samples every chosen document as often as its weight says (`brine.data.packing.samples`), in an order
-shuffled by hashes, and `brine.data.packing.pack` packs them in about that order under a budget of tokens and one per
-modality, so that batches have one shape. Documents that exceed a sequence are split (`brine.data.packing.chunks`);
-what is excluded is counted with the reason, and nothing is truncated. A tenth of the documents with media are blanked
-in training (grey, silence), by a hash of (seed, document, sample). Cost: about a microsecond and 60 bytes per document.
+ranks. An epoch samples every document as often as its weight says (`brine.data.packing.samples`), shuffled by hashes;
+documents longer than a sequence are split (`brine.data.packing.chunks`), exclusions counted with the reason, and
+nothing truncated. A tenth of the documents with media are blanked in training (grey, silence), by a hash of (seed,
+document, sample). Cost: about a microsecond and 60 bytes per document.
 """
 
 import dataclasses
@@ -87,12 +86,10 @@ class PackingPlan:
         return np.bincount(self.document[self.start == 0], minlength=size).astype(np.int32)
 
     def mixture(self, corpus, *, num_bins: int = 10) -> dict:
-        """What `num_bins` equal parts of the plan are made of: {"sequences": edges, "kind": {name: shares}, "source",
-        "modality"}; shares are of tokens, padding left out. Raises ValueError for another corpus's plan."""
+        """{"sequences": edges, "kind": {name: shares of tokens}, "source", "modality"} of `num_bins` equal parts."""
         return realized_mixture(self, corpus, num_bins)
 
     def slice(self, start: int, stop: int) -> "PackingPlan":
-        """Sequences start..stop as a new plan."""
         first, last = int(self.offset[start]), int(self.offset[stop])
         arrays = {name: getattr(self, name)[first:last] for name in CHUNK_ARRAYS}
         before = [tokens for number, tokens in self.lengths if number <= start][-1:]
@@ -239,7 +236,6 @@ class PackingPlan:
         return plan
 
     def _check(self) -> None:
-        """Raises ValueError unless arrays and numbers can be a plan's."""
         size = len(self.document)
         for name in ARRAYS:
             array, kinds = getattr(self, name), "b" if name == "blank" else "iu"
@@ -260,7 +256,6 @@ class PackingPlan:
 
 
 def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
-    """(n,) bool documents that pass every filter."""
     mask = corpus.split == SPLITS.index(split)
     if documents is not None:
         documents = np.asarray(documents if isinstance(documents, np.ndarray) else list(documents))
@@ -280,7 +275,6 @@ def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
 
 
 def _blanked(corpus, document: np.ndarray, number: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
-    """(v,) bool: samples whose media are blanked."""
     blank = np.zeros(len(document), dtype=bool)
     has_media = np.zeros(len(corpus.split), dtype=bool)
     for each in MODALITIES:
@@ -322,7 +316,6 @@ def _order_chunks(sequence: np.ndarray, made: int, phase, *, count: int, shuffle
 
 
 def _check_plan_name(name: str) -> str:
-    """The name, when it can be a file's; ValueError otherwise."""
     if not name or len(name) > 100 or set(name) & set("/\\\0") or name.startswith("."):
         raise ValueError(f"plan name {name!r} must be a plain file name")
     return name

@@ -17,8 +17,7 @@ from brine.data.packing.chunks import ChunkTable
 from brine.data.packing.counter_rng import ORDER, SHUFFLE, shuffle_order, uniform
 from brine.data.packing.mixture import Mixture, mean_weight
 
-NUM_PHASES = 32
-"""Phases of constant weights, where weights change along the run."""
+NUM_PHASES = 32  # phases of constant weights, where weights change along the run
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Documents and how often each was sampled before, both (v,) int32."""
@@ -46,10 +45,7 @@ class SampleStream:
         self._order: dict[int, tuple[int, np.ndarray]] = {}
 
     def take(self, *, num_sequences: int | None, epochs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int]:
-        """-> document, number of the sample and phase, all (v,) int32, and the epochs begun.
-
-        A phase is an epoch where weights are constant; None instead of one phase only.
-        """
+        """-> document, number of the sample and phase, (v,) int32 each, epochs begun. phase None: one only."""
         parts, used = [], [0] * len(self.limits)
         for document, number in self._epochs() if self.constant else self._phases(num_sequences, epochs):
             full = False
@@ -69,7 +65,6 @@ class SampleStream:
         return document, number, phase, len(parts) if self.constant else int(number.max()) + 1
 
     def _epochs(self) -> Iterator[Samples]:
-        """One epoch after another, without end."""
         size = [len(documents) * mean_weight(points, 0.0, 1.0) for documents, points in self.groups]
         # a group whose weight leaves it less than a sample an epoch begins at a random one
         shift = [uniform(self.seed, ORDER, np.array([group]), np.array([0]))[0] for group in range(len(size))]
@@ -105,7 +100,6 @@ class SampleStream:
             yield self._mixed(due.tolist())
 
     def _mixed(self, due: list[int]) -> Samples:
-        """The next samples of each group, in one shuffle."""
         parts = [self._next(group, count) for group, count in enumerate(due) if count]
         if not parts:
             return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
@@ -115,7 +109,6 @@ class SampleStream:
         return document[order], number[order]
 
     def _next(self, group: int, count: int) -> Samples:
-        """The next `count` samples of a group's endless order."""
         documents, parts = self.groups[group][0], []
         while count:
             cycle, first = divmod(self.taken[group], len(documents))

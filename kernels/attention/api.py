@@ -103,8 +103,7 @@ def _call_ring(
 def _call_op(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, sink: Tensor | None, scale: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """The custom op where a gradient, a compiler or tensors without data need one; otherwise the function behind it,
-    since an op's first call imports the compiler, which takes seconds."""
+    """The custom op where gradient, compiler or meta tensors need it; its first call imports the compiler (seconds)."""
     tensors = (q, k, v) if sink is None else (q, k, v, sink)
     needs_op = (
         torch.compiler.is_compiling()

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-GROUP = 128
-"""Documents of one token that are put together: a tile of queries."""
+GROUP = 128  # documents of one token that are put together: a tile of queries
 
 
 @dataclass(frozen=True)
@@ -24,10 +23,8 @@ class VarlenDocuments:
 
     cu_seqlens: Tensor
     """(N + 1,) int32, first token of each document among B * T, and their end; groups count as one document."""
-    max_seqlen: int
-    """Tokens of the longest document or group."""
-    singletons: Tensor
-    """(n,) int64, tokens that are a document each, ascending."""
+    max_seqlen: int  # tokens of the longest document or group
+    singletons: Tensor  # (n,) int64, tokens that are a document each, ascending
 
 
 def find_documents(lo: Tensor) -> VarlenDocuments:
@@ -49,7 +46,6 @@ def find_documents(lo: Tensor) -> VarlenDocuments:
 
 
 def to_device(documents: VarlenDocuments, device: torch.device) -> VarlenDocuments:
-    """The same with its tensors on a device."""
     return VarlenDocuments(
         copy_to_device(documents.cu_seqlens, device), documents.max_seqlen, copy_to_device(documents.singletons, device)
     )

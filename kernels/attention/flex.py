@@ -2,12 +2,10 @@
 
 Its mask function reads lo and hi, and its `BlockMask` is made from four numbers per tile (`tiles.py`), never from T x S
 as by torch's `create_block_mask`. Gradients come through autograd alone, so the backward recomputes the forward; with
-local softmax P, o, l and the given O, L over all keys and the sink, w_i = exp(l_i - L_i), the exact share is what
-FlexAttention computes for the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i . O_i) of l_i. On CUDA the function is
-compiled once for each head layout, dtype and scale; on a CPU it runs uncompiled and dense, without a backward. Partial
-results are computed from inputs widened to fp32, as tf32, in twice the time.
-
-Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
+o, l of these keys, O, L over all keys and the sink, and w_i = exp(l_i - L_i), the exact share is what it computes for
+the gradients w_i g_i of o_i and w_i (g_i . o_i - g_i . O_i) of l_i. On CUDA the function is compiled for each head
+layout, dtype and scale; on a CPU it runs dense, without a backward. Partial results take inputs widened to fp32, as
+tf32, in twice the time. Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ from brine.kernels.attention.tiles import key_tiles_of_queries, query_tiles_of_k
 
 TILE = 128
 MIN_DIM, MAX_DIM = 16, 256
-MAX_CPU_PAIRS = 2048 * 2048
-"""(Query, key) pairs that are computed on a CPU, where nothing is skipped."""
+MAX_CPU_PAIRS = 2048 * 2048  # (query, key) pairs that are computed on a CPU, where nothing is skipped
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
@@ -84,10 +81,7 @@ def backward(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest, given: torch.dtype) -> tuple[Tensor, Tensor]:
-    """-> out (B, T, H, D) in the inputs' dtype and lse (B, H, T), -inf for an empty query.
-
-    given: the dtype that q, k and v had before they were widened.
-    """
+    """-> out (B, T, H, D) in the inputs' dtype, lse (B, H, T), -inf for empty queries. given: dtype before widening."""
     mask, scale = request.mask, request.scale
     precision = "ieee" if given == torch.float32 else "tf32"
     lists = cached_by_mask(mask.serial, "flex", lambda: _lists(mask, k.shape[1]))
@@ -117,7 +111,6 @@ def _lists(mask: Mask, num_keys: int) -> tuple[Tensor, ...]:
 
 
 def _function(scale: float, options: dict | None) -> Callable[..., tuple[Tensor, Tensor]]:
-    """FlexAttention over spans as a function of tensors alone."""
     # importing it takes a second
     from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 

@@ -14,7 +14,6 @@ from brine.kernels.attention.spans import AttentionRequest, Mask
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:
-    """Why this backend cannot serve the call: it can serve any."""
     return None
 
 

@@ -26,8 +26,7 @@ from brine.kernels.selection.choice_log import dtype_name, record_choice, take_f
 from brine.kernels.selection.self_check import reset_check_results, self_check_result
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "gluon", "flex", "flash")
-MAX_DENSE_PAIRS = 2048 * 2048
-"""(Query, key) pairs of a head up to which "auto" may fall back on the dense reference."""
+MAX_DENSE_PAIRS = 2048 * 2048  # (query, key) pairs of a head up to which "auto" may fall back on the dense reference
 TABLE = Path(__file__).parent / "table.json"
 LOGGER = "brine.kernels.attention"
 # loaded at their first use: they need packages that take seconds to import or are not everywhere
@@ -37,10 +36,7 @@ _absent: dict[str, str] = {}
 
 
 def backend_for(q: Tensor, k: Tensor, request: AttentionRequest, backend: str) -> ModuleType:
-    """The module that serves a request for q (B, T, H, D) over k (B, S, K, D).
-
-    Raises ValueError where `backend` cannot do what is asked, or no candidate of "auto" can.
-    """
+    """The module that serves q (B, T, H, D) over k (B, S, K, D). ValueError where none, or not `backend`, can."""
     kind, asked, dim = request.mask.kind, backend != "auto", q.shape[3]
     if asked:
         why = backend_refusal(backend, q, k, request)
@@ -149,7 +145,6 @@ def _auto(q: Tensor, k: Tensor, request: AttentionRequest) -> tuple[str, str]:
 
 
 def _check(name: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | None:
-    """What the self-check says against a backend, run if its result is not known."""
     dim, group, kind = q.shape[3], q.shape[2] // k.shape[2], request.mask.kind
     sink, partial = request.sink is not None, request.partial
     words = [f"{kind} masks", dtype_name(q.dtype), f"head dim {dim}", f"{group} query heads per KV head"]
@@ -172,15 +167,13 @@ def _check(name: str, q: Tensor, k: Tensor, request: AttentionRequest) -> str | 
 
 
 def _package(q: Tensor, kind: str) -> str | None:
-    """Which package the backend "flash" is here."""
     if _load("flash") is not None or not hasattr(_modules["flash"], "package_for"):
         return None
     return _modules["flash"].package_for(q, kind)
 
 
 def check_backend(name: str) -> None:
-    """Import a backend by its name. Raises ValueError for a package that is missing, an unknown name, and a module that
-    is no backend."""
+    """Import a backend by its name; ValueError for one unknown, without its package, or not a backend."""
     why = None if name == "auto" else _load(name)
     if why is None and "." in name:
         lacks = [part for part in ("unsupported_reason", "forward", "backward") if not hasattr(_modules[name], part)]
@@ -190,7 +183,6 @@ def check_backend(name: str) -> None:
 
 
 def _load(backend: str) -> str | None:
-    """Import a backend's module; -> what is missing, or None."""
     if backend in _modules:
         return None
     if backend not in _absent:

@@ -18,12 +18,10 @@ from torch import Tensor
 from brine.kernels.attention import reference
 from brine.kernels.attention.spans import AttentionRequest, Spans
 
-SHORT, LONG = 301, 1157
-"""Tokens of a problem; a causal query of the long one sees 579 keys in the mean."""
+SHORT, LONG = 301, 1157  # tokens of a problem; a causal query of the long one sees 579 keys in the mean
 ROUNDINGS = {torch.float32: (64.0, 512.0), torch.bfloat16: (5.0, 16.0), torch.float16: (8.0, 16.0)}
 """Allowed error of out, and of gradients, in units of the dtype's rounding (half its eps)."""
-LSE_ERROR = 2e-2
-"""Allowed error of a log-sum-exp, whose scores are sums of rounded inputs' products."""
+LSE_ERROR = 2e-2  # allowed error of a log-sum-exp, whose scores are sums of rounded inputs' products
 MANY_KEYS, FEW_QUERIES = 2500, 3
 
 

@@ -42,8 +42,7 @@ class MaskCache(dict):
 
 _derived: WeakValueDictionary[int, MaskCache] = WeakValueDictionary()
 
-RECENT = 8
-"""Masks whose cache outlives their Spans: the backward often runs when the model has dropped it."""
+RECENT = 8  # masks whose cache outlives their Spans: the backward often runs when the model has dropped it
 _recent: OrderedDict[int, MaskCache] = OrderedDict()
 
 
@@ -79,9 +78,9 @@ class AttentionRequest(NamedTuple):
 
 
 def cached_by_mask(serial: int, name: str, make: Callable[[], Any]) -> Any:
-    """What a backend derives from the Spans with this serial under `name`: made at the first call, then kept.
+    """What a backend derives from the Spans with this serial (never reused, as addresses are), made once and kept.
 
-    Serials are never reused, as addresses are. For a Spans that is long gone, or moving, `make` runs again.
+    For a Spans that is long gone, or moving, `make` runs again.
     """
     if kind_of(serial) == "moving":
         return make()
@@ -215,8 +214,7 @@ class Spans:
     def packed(
         cls, document: Tensor, *, block: Tensor | None = None, window: int | None = None, num_queries: int | None = None
     ) -> Spans:
-        """Spans of packed sequences: causal inside a document, bidirectional inside a media block, never past the
-        window.
+        """Spans of packed sequences: causal in a document, bidirectional in a media block, never past the window.
 
         document: (B, S) integer ids, a document being a maximal run of equal ids; negative ids are padding, each token
         a document of its own. block: (B, S) integer ids of media blocks, likewise runs, 0 where there is none.
@@ -310,7 +308,6 @@ class Spans:
         return self._with(self.lo.pin_memory(), self.hi.pin_memory())
 
     def _with(self, lo: Tensor, hi: Tensor) -> Spans:
-        """These spans as other tensors of the same values, with what is known of them."""
         if lo is self.lo:
             return self
         other = dataclasses.replace(self, lo=lo, hi=hi, valid=True)

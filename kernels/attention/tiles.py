@@ -22,14 +22,10 @@ from brine.kernels.attention.documents import copy_to_device
 class TileLists:
     """For each tile of one side, the tiles of the other that it sees."""
 
-    partial_count: Tensor
-    """(B, N) int32, tiles that need a comparison."""
-    partial: Tensor
-    """(B, N, W) int32, which ones, ascending; past the count any tile that exists."""
-    full_count: Tensor
-    """(B, N) int32, tiles that are visible as a whole."""
-    full: Tensor
-    """(B, N, W') int32, which ones."""
+    partial_count: Tensor  # (B, N) int32, tiles that need a comparison
+    partial: Tensor  # (B, N, W) int32, which ones, ascending; past the count any tile that exists
+    full_count: Tensor  # (B, N) int32, tiles that are visible as a whole
+    full: Tensor  # (B, N, W') int32, which ones
 
 
 def key_tiles_of_queries(lo: Tensor, hi: Tensor, num_keys: int, query_tile: int, key_tile: int, device: torch.device):
@@ -46,17 +42,13 @@ def query_tiles_of_keys(lo: Tensor, hi: Tensor, num_keys: int, query_tile: int, 
 
 
 def queries_of_keys(lo: Tensor, hi: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The queries that see each of some keys (n,): (begin, stop) of their range, each (B, n) int32.
-
-    Query i sees j where hi[i] > j and lo[i] <= j: the first holds from some query on, the second up to some query.
-    """
+    """(begin, stop), each (B, n) int32: queries that see keys (n,): hi[i] > j from some i on, lo[i] <= j up to one."""
     key = key.to(torch.int32).expand(lo.shape[0], -1).contiguous()
     begin = torch.searchsorted(hi.contiguous(), key, right=True, out_int32=True)
     return begin, torch.searchsorted(lo.contiguous(), key, right=True, out_int32=True)
 
 
 def _edges(size: int, tile: int) -> tuple[Tensor, Tensor]:
-    """First and last member of each tile."""
     first = torch.arange(0, size, tile)
     return first, (first + tile).clamp(max=size) - 1
 

@@ -23,17 +23,12 @@ from brine.kernels.attention.spans import Spans
 class ContextLayout:
     """How S tokens lie on W ranks, from the view of one. Raises ValueError for fields that do not fit together."""
 
-    chunk_ranks: Tensor
-    """(N,) int64 on the CPU, rank that holds each chunk."""
-    chunk: int
-    """Tokens of a chunk."""
-    num_tokens: int
-    """S."""
+    chunk_ranks: Tensor  # (N,) int64 on the CPU, rank that holds each chunk
+    chunk: int  # tokens of a chunk
+    num_tokens: int  # S
     rank: int
-    world_size: int
-    """W."""
-    group: str = ""
-    """Name of the process group, as torch.distributed knows it; empty where ranks are simulated."""
+    world_size: int  # W
+    group: str = ""  # name of the process group, as torch.distributed knows it; empty where ranks are simulated
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.num_tokens < 1:
@@ -111,8 +106,7 @@ class ShardedSpans(Spans):
 
     sharded: ClassVar[bool] = True
     layout: ContextLayout = field(kw_only=True)
-    needed_chunks: Tensor = field(kw_only=True)
-    """(W, N) bool on the CPU, key chunks that each rank's queries see."""
+    needed_chunks: Tensor = field(kw_only=True)  # (W, N) bool on the CPU, key chunks that each rank's queries see
 
     @classmethod
     def shard(cls, spans: Spans, layout: ContextLayout) -> ShardedSpans:

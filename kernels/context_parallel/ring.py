@@ -28,13 +28,18 @@ class Transport(Protocol):
     """Moves tensors between ranks."""
 
     def start(self, payload: Tensor | None, to: int, into: Tensor | None, source: int) -> Callable[[], Tensor | None]:
-        """Begin to send `payload` and to receive `into`, either of them None for nothing; the call that is returned
-        waits for both and gives what was received. Every rank starts the same exchanges in the same order."""
+        """Begin to send `payload` and to receive `into` (None: nothing); call the result to wait and get what came.
+
+        Every rank starts the same exchanges in the same order.
+        """
 
 
 class GroupTransport:
-    """Over a process group, by non-blocking sends and receives. A rank with nothing to exchange skips the call, which
-    torch allows but for a group's first collective, so all ranks must have met in one before (`World.meet`)."""
+    """Over a process group, by non-blocking sends and receives.
+
+    A rank with nothing to exchange skips the call, which torch allows but for a group's first collective, so all ranks
+    must have met in one before (`World.meet`).
+    """
 
     def __init__(self, group: dist.ProcessGroup):
         self.group = group
@@ -62,28 +67,20 @@ class GroupTransport:
 class RingStep:
     """What one rank exchanges with two others."""
 
-    to: int
-    """Rank that gets keys from here, and gives their gradients."""
-    source: int
-    """Rank that keys come from."""
-    sent: list[slice]
-    """Tokens of this rank that go to `to`."""
-    received: int
-    """Tokens that come."""
-    queries: slice
-    """Queries of this rank from the first to the last that see something of what comes."""
-    spans: Spans
-    """Of these queries over the tokens that come."""
+    to: int  # rank that gets keys from here, and gives their gradients
+    source: int  # rank that keys come from
+    sent: list[slice]  # tokens of this rank that go to `to`
+    received: int  # tokens that come
+    queries: slice  # queries of this rank from the first to the last that see something of what comes
+    spans: Spans  # of these queries over the tokens that come
 
 
 @dataclass(frozen=True)
 class RingPlan:
     """Everything about one mask that its layers share: made once, on the host."""
 
-    local_spans: Spans
-    """Of this rank's queries over its keys."""
-    steps: list[RingStep]
-    """W - 1 of them."""
+    local_spans: Spans  # of this rank's queries over its keys
+    steps: list[RingStep]  # W - 1 of them
     scale: float
     backend: str
     transport: Transport
@@ -189,7 +186,6 @@ def _fetching(k: Tensor, v: Tensor, ring: RingPlan) -> Callable[[int], Callable[
 
 
 def _add(grads: tuple[Tensor, Tensor], step: RingStep, wait: Callable[[], Tensor | None]) -> None:
-    """Add what came back for the tokens that were sent."""
     found, start = wait(), 0
     for part in step.sent:
         assert found is not None

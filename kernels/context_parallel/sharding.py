@@ -23,30 +23,25 @@ from torch import Tensor
 from brine.kernels.attention.spans import Spans
 from brine.kernels.context_parallel.layout import visible_chunks
 
-TOLERANCE = 1.05
-"""Cost of the busiest rank over the mean that is aimed at."""
-SWAP_PARTNERS = (8, 16)
-"""Number of least busy ranks that the busiest one may swap with, one try each."""
-PASSES = 4
-"""Times that each rank may look for swaps that save bytes."""
+TOLERANCE = 1.05  # cost of the busiest rank over the mean that is aimed at
+SWAP_PARTNERS = (8, 16)  # number of least busy ranks that the busiest one may swap with, one try each
+PASSES = 4  # times that each rank may look for swaps that save bytes
 
 
 @dataclass(frozen=True)
 class ChunkAssignment:
     """An assignment, with its cost."""
 
-    chunk_ranks: Tensor
-    """(N,) int64 on the CPU."""
-    imbalance: float
-    """Cost of the busiest rank over the mean."""
-    chunks_sent: list[int]
-    """For each mask, key chunks that travel in one forward pass of such a layer, over all ranks."""
+    chunk_ranks: Tensor  # (N,) int64 on the CPU
+    imbalance: float  # cost of the busiest rank over the mean
+    chunks_sent: list[int]  # for each mask, key chunks that travel in one forward pass of such a layer, over all ranks
 
 
 def costs(masks: Sequence[tuple[Spans, float]], *, chunk: int, linear: float) -> np.ndarray:
-    """(N,) cost of each chunk's queries in (query, key) pairs. masks: (spans of the whole, layers of that kind).
+    """(N,) cost of each chunk's queries, in (query, key) pairs.
 
-    linear: what the rest of a layer costs per token, in pairs: its FLOPs over those of one pair.
+    masks: (spans of the whole, layers of that kind). linear: FLOPs of the rest of a layer per token, over those of a
+    pair.
     """
     num_layers = sum(layers for _, layers in masks)
     total = np.zeros(0)
@@ -144,10 +139,7 @@ class _AssignmentState:
         self.cover = [np.cumsum(edge, axis=1)[:, :-1] for edge in edges]
 
     def balance_load(self, tolerance: float, max_swaps: int, partners: int) -> None:
-        """Swap until the busiest rank is within tolerance of the mean, or no swap makes it less busy.
-
-        partners: least busy ranks that the busiest one may swap with.
-        """
+        """Swap with `partners` least busy ranks until the busiest is within tolerance of the mean or cannot improve."""
         for _ in range(max_swaps):
             busy = int(self.load.argmax())
             if self.load[busy] <= tolerance * self.mean:
@@ -192,7 +184,7 @@ class _AssignmentState:
         return self.load[rank] - moved, self.load[other][None] + moved, added
 
     def _change(self, cover: np.ndarray, first, stop, out: np.ndarray, into: np.ndarray) -> np.ndarray:
-        """(out, into): key chunks that a rank needs more when it gives one chunk of `out` and gets one of `into`.
+        """(out, into): key chunks a rank needs more when it swaps.
 
         cover: (1 or out, N) of the rank that gives each chunk.
         """

@@ -19,8 +19,7 @@ from brine.kernels.linear_loss.reference import reference_linear_cross_entropy
 from brine.kernels.linear_loss.select_backend import BACKENDS, backend_for, chunk_loss_of
 from brine.kernels.linear_loss.soft_labels import prepare_soft_labels, raise_where
 
-IGNORED = -100
-"""The label of a token without target."""
+IGNORED = -100  # the label of a token without target
 
 
 def linear_cross_entropy(

@@ -20,13 +20,11 @@ from torch.autograd.function import once_differentiable
 
 from brine.kernels.linear_loss.soft_labels import SoftLabels
 
-CHUNK_LOGITS = 2**21
-"""Logits in a chunk by default: 8 MB in fp32, near enough to the caches."""
+CHUNK_LOGITS = 2**21  # logits in a chunk by default: 8 MB in fp32, near enough to the caches
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
 """Minimum tokens in a chunk by default: each chunk reads and writes all of d_weight, 8 V E bytes, which must not
 outweigh its 6 C V E operations. On a CPU twice as many for 16-bit matmuls."""
-SLICE = 8192
-"""Words whose part of d_weight is made at a time where it must be widened before it is added."""
+SLICE = 8192  # words whose part of d_weight is made at a time where it must be widened before it is added
 
 ChunkLossFn = Callable[..., tuple[Tensor, Tensor]]
 """`step(logits, label, terms=, teacher=, soft=, scale=, grad=)`: a backend's work between the matmuls.
@@ -55,14 +53,10 @@ class LossRequest:
     """What a call asks of a backend."""
 
     device: torch.device
-    dtype: torch.dtype
-    """Of the matmuls."""
-    kind: str
-    """One of `KINDS`."""
-    weighted: bool = False
-    """Do tokens have weights?"""
-    token_loss: bool = False
-    """Is the plain loss of each token wanted?"""
+    dtype: torch.dtype  # of the matmuls
+    kind: str  # of KINDS
+    weighted: bool = False  # do tokens have weights?
+    token_loss: bool = False  # is the plain loss of each token wanted?
 
 
 def default_chunk(vocab_size: int, device: str, dtype: torch.dtype) -> int:
@@ -158,8 +152,7 @@ def _add_outer(d_weight: Tensor, d_logits: Tensor, hidden: Tensor) -> None:
 
 @functools.cache
 def _adds_wide(device: torch.device, wide: torch.dtype, dtype: torch.dtype) -> bool:
-    """Whether a matmul of `dtype` on this GPU adds to a sum of `wide` in place, which moves 8 V E bytes per chunk
-    instead of 16: tried with small numbers, since the op is new in torch."""
+    """Whether this GPU's `dtype` matmul adds to `wide` in place (8 V E bytes per chunk instead of 16), by trial."""
     try:
         total = torch.full((32, 16), 0.5, dtype=wide, device=device)
         ones = torch.ones(16, 16, dtype=dtype, device=device)

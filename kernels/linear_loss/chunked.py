@@ -16,12 +16,10 @@ from torch import Tensor
 from brine.kernels.linear_loss.autograd_function import LossRequest, LossTerms
 from brine.kernels.linear_loss.soft_labels import SoftLabels, split_listed
 
-BLOCK_LOGITS = 2**22
-"""Logits in a block of tokens on a CPU: 16 MB in fp32."""
+BLOCK_LOGITS = 2**22  # logits in a block of tokens on a CPU: 16 MB in fp32
 
 
 def unsupported_reason(request: LossRequest) -> str | None:
-    """Why this backend cannot serve the call: it can serve any."""
     return None
 
 

@@ -16,7 +16,6 @@ from brine.kernels.linear_loss.soft_labels import rounding
 
 
 def unsupported_reason(request: LossRequest) -> str | None:
-    """Why this backend cannot serve the call: it can serve any."""
     return None
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from brine.kernels.linear_loss.autograd_function import default_chunk
 from brine.kernels.linear_loss.soft_labels import merge_duplicates
 
-UNITS = 2.0**60
-"""Of probability 1; the sum over any vocabulary is far below 2^63."""
+UNITS = 2.0**60  # of probability 1; the sum over any vocabulary is far below 2^63
 
 
 @torch.no_grad()
@@ -28,12 +27,11 @@ def sample_soft_labels(
     generator: torch.Generator | None = None,
     chunk_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sample `num_samples` ids for each token from softmax(teacher logits / temperature), with replacement.
+    """Sample `num_samples` ids per token from softmax(teacher logits / temperature), with replacement.
 
-    teacher_hidden: (N, Et); teacher_weight: (V, Et); generator: of the same device, its state settles the labels.
-    -> ids (N, k) int64, k = num_samples: the sampled ids, each once, in descending order, -1 in unused entries;
-    probabilities (N, k) float32: count / num_samples, 0 in unused entries. They are `soft_ids` and `soft_probabilities`
-    of `linear_cross_entropy` at the same temperature. Raises ValueError for shapes or numbers that do not fit.
+    teacher_hidden: (N, Et); teacher_weight: (V, Et); generator on their device. -> `soft_ids` (N, k) int64, distinct,
+    descending, -1 unused, and `soft_probabilities` (N, k) float32, count / num_samples, 0 unused, as
+    `linear_cross_entropy` takes them at the same temperature. Raises ValueError for shapes or numbers that do not fit.
     """
     if teacher_hidden.dim() != 2 or teacher_weight.dim() != 2 or teacher_hidden.shape[1] != teacher_weight.shape[1]:
         raise ValueError(

@@ -29,8 +29,7 @@ _modules: dict[str, ModuleType] = {"reference": reference, "chunked": chunked, "
 
 
 def backend_for(request: LossRequest, backend: str, function: Callable | None = None) -> str:
-    """The name of what serves a request; function: `linear_cross_entropy`, for the self-check. Raises ValueError where
-    `backend` cannot do what is asked."""
+    """The name of what serves a request. function: `linear_cross_entropy`. ValueError where `backend` cannot."""
     asked = backend != "auto"
     if asked:
         why = backend_refusal(backend, request)
@@ -99,7 +98,6 @@ def _auto(request: LossRequest, function: Callable | None) -> tuple[str, str]:
 
 
 def _check(name: str, request: LossRequest, function: Callable | None) -> str | None:
-    """What the self-check says against a backend, run if its result is not known."""
     words = [request.kind, dtype_name(request.dtype)]
     words += ["token weights"] * request.weighted + ["token losses"] * request.token_loss
     words += ["deterministic"] * torch.are_deterministic_algorithms_enabled()

@@ -26,8 +26,7 @@ ROUNDINGS = {torch.float32: (64.0, 256.0), torch.bfloat16: (4.0, 24.0), torch.fl
 
 
 def check(backend: str, request: LossRequest, function: Callable | None) -> str | None:
-    """What is wrong with a backend for such a call, None where nothing is. function: `linear_cross_entropy`, which asks
-    for this check. Waits for the device."""
+    """What is wrong with a backend, or None. function: `linear_cross_entropy`, which asks. Waits for the device."""
     unit = torch.finfo(request.dtype).eps / 2
     # the caller may compute without gradients, or under autocast
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(request.device.type, enabled=False):

@@ -16,23 +16,18 @@ import torch
 from torch import Tensor
 
 TAILS = ("bucket", "renormalise")
-UNUSED = -1
-"""The id of an unused entry."""
+UNUSED = -1  # the id of an unused entry
 
 
 @dataclass(frozen=True, eq=False)
 class SoftLabels:
     """Checked sparse soft labels of N tokens; those of tokens without target are empty."""
 
-    ids: Tensor
-    """(N, k) int64, distinct for each token; -1 in unused entries."""
-    probabilities: Tensor
-    """(N, k) float32 or float64, 0 in unused entries."""
-    tail: Tensor
-    """(N, 1), probability of the ids that are not listed."""
+    ids: Tensor  # (N, k) int64, distinct for each token; -1 in unused entries
+    probabilities: Tensor  # (N, k) float32 or float64, 0 in unused entries
+    tail: Tensor  # (N, 1), probability of the ids that are not listed
 
     def select(self, at: slice | Tensor) -> SoftLabels:
-        """The labels of some tokens."""
         return SoftLabels(self.ids[at], self.probabilities[at], self.tail[at])
 
 
@@ -111,8 +106,7 @@ def prepare_soft_labels(
 
 
 def raise_where(wrong: Tensor, rule: str, **named: Tensor) -> None:
-    """Raise ValueError for the first element of the named tensor where `wrong`; on a GPU an assertion with the same
-    rule ends the process, without a sync."""
+    """Raise ValueError for the first element where `wrong`; on a GPU an assertion ends the process, without a sync."""
     ((name, values),) = named.items()
     if wrong.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"{name} {rule}")

@@ -23,8 +23,7 @@ def announce(logger: str, choice: str) -> None:
 
 
 def record_choice(key: Hashable, describe: Callable[[], tuple[str, str, str]], *, logger: str, asked: bool) -> None:
-    """Keep what `describe` returns, (purpose, backend, reason), unless `key` was noted before, since every call comes
-    here. asked: the caller named the backend; otherwise it is logged."""
+    """Keep `describe()` = (purpose, backend, reason) once per `key`; logged unless the caller `asked` for it."""
     if key in _noted:
         return
     what, backend, why = describe()
@@ -35,8 +34,7 @@ def record_choice(key: Hashable, describe: Callable[[], tuple[str, str, str]], *
 
 
 def backend_choices() -> dict[str, str]:
-    """The backends that this process has taken so far, by operation, device, kind and dtype; several are separated by
-    commas, in the order of their first use, and those that were named are marked "(asked for)"."""
+    """The backends taken so far, in order of first use, commas between, those named marked "(asked for)"."""
     return {what: ", ".join(backends) for what, backends in sorted(_chosen.items())}
 
 

@@ -20,9 +20,9 @@ KEY = ("capability", "dtype", "kind", "dim")
 def row_of(
     *, capability: tuple[int, int], dtype: str, kind: str, dim: int | None, ms: dict[str, float], source: dict[str, Any]
 ) -> dict[str, Any]:
-    """A row of a table. dim: head dim, None for an operation without one; ms: by backend; source: its provenance.
+    """A table row.
 
-    Raises ValueError for times that are not above 0 and for a source without GPU and commit.
+    dim: head dim or None; ms: by backend; source: GPU, commit. ValueError for times <= 0 or no source.
     """
     if not ms or any(not time > 0.0 for time in ms.values()):
         raise ValueError(f"a measured row needs the time of at least one backend, above 0; got {ms}")
@@ -33,10 +33,7 @@ def row_of(
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows of `row_of` into the table at `path`; they replace those for the same key.
-
-    Backends that were not timed again keep their time, with its source in the row's "from".
-    """
+    """Put rows into the table at `path`; backends that were not timed again keep time and source ("from")."""
     kept = {_key(row): row for row in read_rows(path)}
     for row in rows:
         kept[_key(row)] = _joined(kept.get(_key(row)), row)

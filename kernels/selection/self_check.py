@@ -22,8 +22,7 @@ import torch
 
 PACKAGES = ("torch", "triton", "flash-attn", "flash-attn-3", "flash-attn-4", "nvidia-cutlass-dsl", "liger-kernel")
 """Whose versions a result holds for."""
-HANG_WARNING_S = 120.0
-"""Compiling included, a check takes some ten seconds at most."""
+HANG_WARNING_S = 120.0  # compiling included, a check takes some ten seconds at most
 _check_results: dict[tuple, str | None] = {}
 # one check at a time: several threads may meet the same backend for the first time
 _lock = threading.RLock()

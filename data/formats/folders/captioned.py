@@ -127,10 +127,7 @@ def flat_record_document(fields: dict, *, root: Path, name: str, notes: Counter)
 def check_prompt_text(
     fields: dict, key: str, words: str, notes: Counter, *, any_read: bool, told: Collection[str] = ()
 ) -> str:
-    """The target text of field `key`, with a truth label; checks all other fields but those in `told`.
-
-    DocumentError for text that needs media where none were read.
-    """
+    """The target text of field `key`, with a truth label. DocumentError for text that needs unread media."""
     _note_other_words(fields, key, words, notes)
     text, truth_key = with_truth_label(words, fields) if any_read and key != "label" else (words, "")
     read = _WORDS | {key, truth_key}
@@ -163,7 +160,6 @@ def with_truth_label(text: str, fields: dict) -> tuple[str, str]:
 
 
 def _interleaved(parts: list[Part], words: str) -> tuple[Part, ...]:
-    """Media and then the text, or each file at its placeholder where there is one for each."""
     found = LISTED.findall(words) if parts and "<" in words else []
     kinds = [modality_of(part) for part in parts]
     queue = MediaQueue({kind: [part.path for part in parts if modality_of(part) == kind] for kind in MEDIA})

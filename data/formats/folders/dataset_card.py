@@ -31,12 +31,9 @@ _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 class DatasetCard:
     """The splits that a card declares."""
 
-    patterns: tuple[tuple[str, str], ...] = ()
-    """(pattern of a path, split), in the order of the card."""
-    unknown: tuple[str, ...] = ()
-    """Unknown names of splits."""
-    problem: str = ""
-    """Why its configs, or some of them, were not read."""
+    patterns: tuple[tuple[str, str], ...] = ()  # (pattern of a path, split), in the order of the card
+    unknown: tuple[str, ...] = ()  # unknown names of splits
+    problem: str = ""  # why its configs, or some of them, were not read
 
     def split_of(self, path: str) -> str:
         """The split of the file at a path; held-out ones win."""
@@ -82,7 +79,6 @@ def read_dataset_card(root: Path) -> DatasetCard:
 
 @functools.lru_cache(maxsize=8)
 def _card(header: str) -> DatasetCard:
-    """The card of a header, which is given without the lines around it."""
     import yaml
 
     patterns, unknown, problem = [], [], ""
@@ -146,7 +142,6 @@ class _Nodes:
             raise OverflowError
 
     def _list(self, node) -> list:
-        """The entries of a list; of anything else it alone."""
         found = node.value if node is not None and node.id == "sequence" else [node]
         self._visit(len(found))
         return found

@@ -157,7 +157,6 @@ def _curl(address: str, name: str) -> str:
 
 
 def _of_hub(inside: str) -> str:
-    """The end of the message on what is behind a hub's host, or behind hf://."""
     parts = unquote(inside).split("/")
     if parts[0] != "datasets" or len(parts) < 2:
         return ": it is a model's or a page's address, no data set's: those begin with https://huggingface.co/datasets/"
@@ -178,7 +177,6 @@ def _of_hub(inside: str) -> str:
 
 
 def _hub(name: str, revision: str, path: str) -> str:
-    """The command for a data set of the hub, or for a file, a folder or a pattern in it."""
     is_pattern = bool(_PATTERN.search(path))
     is_file = bool(_FILE.fullmatch(Path(path).suffix)) and not is_pattern
     words = ["hf", "download", name, *([path] if path and is_file else []), "--repo-type", "dataset"]

@@ -29,8 +29,8 @@ _SPAN = re.compile(r"`[^`\n]{1,1000}`")
 def markdown_parts(page: str, *, path: str, is_there: Callable[[str], bool] | None = None) -> tuple[Part, ...]:
     """Parts of a Markdown page that is at `path` (relative to the manifest's folder).
 
-    `is_there` tells whether a file exists at a path relative to that folder; a link whose file does not stays text.
-    Without it every local link is believed, and one that leaves the folder raises DocumentError.
+    is_there: whether a file exists below that folder; links to others stay text. Without it every local link is
+    believed, and one that leaves the folder raises DocumentError.
     """
     parts: list[Part] = []
     text: list[str] = []
@@ -68,7 +68,6 @@ def _media(link: str, page: str, is_there: Callable[[str], bool] | None) -> Part
 
 
 def _code_spans(page: str):
-    """(text, is fenced code) pairs that join to the page."""
     run: list[str] = []
     fence = ""
     for line in page.splitlines(keepends=True):

@@ -28,8 +28,7 @@ from brine.data.formats.splits.names import HELD_OUT, split_of_name
 from brine.data.formats.splits.rules import UNASSIGNED, PathSplits, digest_of_card
 from brine.data.formats.splits.split_lists import SplitListFiles, digest_of_split_lists
 
-TABLES = (".csv", ".tsv")
-"""Endings of tables of text, which are not read: a metadata.jsonl is written from them."""
+TABLES = (".csv", ".tsv")  # endings of tables of text, which are not read: a metadata.jsonl is written from them
 WORD_LIKE = (".lab", ".srt", ".vtt", ".lrc", ".tags", ".cap", ".text", ".label", ".normalized.txt", ".original.txt")
 """Endings of files that may hold the words of media of their name, and are not read."""
 _NUMBER = re.compile(r"[-+]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,4})?[,;]?")
@@ -44,10 +43,7 @@ def media_documents(
     within: list[str] | None = None,
     splits: PathSplits | None = None,
 ) -> Iterator[Document | Quarantined]:
-    """A document for each name below `root` (resolved) that has media and text.
-
-    within: the only folders right below the root to read, as part of a source whose names `splits` knows.
-    """
+    """A document for each name below `root` (resolved) with media and text. within: read these top folders alone."""
     groups, lists = _grouped(root, skipped, within), SplitListFiles(root, skipped)
     paths = (files[0][0] for files in groups.values())
     splits = splits or PathSplits(paths, files=False, card=read_dataset_card(root))
@@ -83,7 +79,6 @@ def media_documents(
 def _document(
     root: Path, name: str, media: dict[str, type], words: list[str], limits: ReadLimits, skipped: Counter
 ) -> Document:
-    """The document of one name. Raises DocumentError."""
 
     def is_there(path: str) -> bool:
         return (root / path).is_file() and stays_within(root, (root / path).resolve())
@@ -124,10 +119,7 @@ def read_words(
     of_images: bool,
     has_classes: Callable[[str], bool] = lambda _: False,
 ) -> tuple[str, dict, str]:
-    """(text, object, what a text of numbers holds) of the .txt, .caption and .json of one sample, by `read`.
-
-    of_images: whether all its media are images, beside which numbers are no words.
-    """
+    """(text, object, what a text of numbers holds) of a sample. of_images: numbers beside images are no words."""
     text, fields, numbers = "", {}, ""
     for path in sorted(paths, key=lambda path: CAPTIONS.index(os.path.splitext(path)[1].lower())):
         content = read(path)
@@ -156,8 +148,7 @@ def _numbers_in(text: str, *, has_classes: bool) -> str:
 
 
 def _grouped(root: Path, skipped: Counter, within: list[str] | None) -> dict[str, list[tuple[str, str]]]:
-    """Path without extension -> [(path, problem)] of the media and texts below `root`, sorted; counts the other
-    files."""
+    """Path without extension -> [(path, problem)] of media and texts below `root`, sorted; counts other files."""
     groups: dict[str, list[tuple[str, str]]] = {}
 
     def enter(folder: str) -> bool:

@@ -97,7 +97,6 @@ class _FolderCounts:
         return [name for name in self.paths if name.lower().endswith(endings)]
 
     def format(self) -> str:
-        """The format, or ValueError."""
         programs, pages, media, shown = self.programs, len(self.pages), self.num_media, self.num_shown
         if self.num_pairs > pages + self.sources:
             return "media"
@@ -162,7 +161,6 @@ class _FolderCounts:
         raise ValueError(detect.unknown_format(self.path, f"holds nothing that is read{why}"))
 
     def _has_words(self, stem: str) -> bool:
-        """Whether the .json of a name holds words: what else a program has beside its images does not."""
         try:
             fields = json.loads(read_text(self.root, f"{stem}.json", _PAGE_MIB))
         except (DocumentError, ValueError, RecursionError):
@@ -181,7 +179,6 @@ class _FolderCounts:
         return self.num_media <= _MEDIA_PER_SOURCE * num_sources and 2 * self.unread.total() <= self.num_media
 
     def _num_shown(self, pages: list[str]) -> int:
-        """How many media the first pages show."""
         shown: set[str] = set()
         for page in pages[:_MAX_PAGES]:
             with contextlib.suppress(DocumentError):
@@ -191,7 +188,6 @@ class _FolderCounts:
         return len(shown)
 
     def _are_named(self) -> bool:
-        """Whether texts that are no pages name half of the first media, as those do that show them."""
         texts = [name for name in self._ending_in((*_TEXTS, *PAGES)) if not is_dataset_metadata_file(name)]
         said = "".join(detect.head_of(self.root / name).decode("utf-8", "replace") for name in texts[:_MAX_PAGES])
         found = sum(name in said or f"/{os.path.splitext(name)[0]}}}" in said for name in self.media_names)
@@ -209,7 +205,6 @@ class _FolderCounts:
         return any(len(stem) > 2 and not stem.isdigit() for stem in found) or 2 * len(found) > len(stems)
 
     def _refuse_tables(self, tables: list[str]) -> None:
-        """ValueError with what to do about tables of words."""
         # one manifest stands for its folder, so that several tables become as many files
         (first, *others), folder = tables, os.path.dirname(tables[0])
         alone = [os.path.dirname(name) for name in tables].count(folder) == 1

@@ -29,8 +29,7 @@ from brine.data.formats.splits.rules import shard_group_name
 from brine.data.formats.tables.cells import load_pyarrow, open_table
 from brine.data.formats.tables.parquet import check_columns, dataset_files
 
-MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")
-"""Files that stand for their folder."""
+MANIFESTS = ("manifest.jsonl", "manifest.json", "metadata.jsonl")  # files that stand for their folder
 _MAX_ARRAYS = 1000
 # more programs than so many to each tar or table below a folder make it one of code
 _PROGRAMS_PER_CONTAINER = 10
@@ -89,10 +88,7 @@ def top_manifest(root: Path) -> list[Path]:
 
 
 def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
-    """The files of JSON lines and arrays on top of a folder, and those below, whatever their record format.
-
-    Of each folder below the first of MANIFESTS stands for what is beside and below it.
-    """
+    """JSON files on top of a folder, and below it; the first of MANIFESTS stands for all in its folder."""
     root, seen, num_arrays = files.root, set(), 0
     standing: dict[str, tuple[int, Path]] = {}
     found: list[tuple[str, Path]] = []
@@ -124,7 +120,6 @@ def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
 
 
 def _no_part_of_a_program(files: FolderFiles, json: list[Path]) -> list[Path]:
-    """The JSON files below a folder without those of a program, for its tests."""
     paths, num_code = [file.relative_to(files.root).as_posix() for file in json], len(files.code)
     attributes, card = (
         detect.head_of(file) if file.is_file() and not file.is_symlink() else b""
@@ -171,7 +166,6 @@ def without_fixtures(names: list[str]) -> list[str]:
 
 
 def _containers(files: FolderFiles, json: list[Path]) -> dict[str, list[str]]:
-    """Format -> the tars or tables that are read, by their names in addresses."""
     root = files.root
     found = {
         format: [tagged(file.name, ending) for file in files.visible if file.ending == ending]

@@ -30,8 +30,7 @@ from brine.data.formats.notes.refusals import describe_wrapped_json
 from brine.data.formats.source import NOTE_PREFIX, ReadLimits, each_document, files_sha256, read_text, skip_file
 from brine.data.formats.splits.rules import UNASSIGNED, TextFileSplits, digest_of_card
 
-MAX_SOURCE_MIB = 2.0
-"""Largest file taken for a source file, in MiB; larger ones are data."""
+MAX_SOURCE_MIB = 2.0  # largest file taken for a source file, in MiB; larger ones are data
 # code that texts are made of or come with
 _HYPERTEXT = (".html", ".css")
 _RAW = (
@@ -102,7 +101,6 @@ def repository_digest(root: Path, media: bool) -> str:
 
 
 def _repository_files(root: Path, skipped: Counter | None = None) -> Iterator[tuple[str, str]]:
-    """(path, problem) of the files below `root` (resolved) that no .gitignore hides."""
     ignore = _Ignore(root)
     for path, problem in walk(root, enter=lambda folder: not ignore.hides(folder, folder=True), skipped=skipped):
         if os.path.basename(path) != ".git" and not ignore.hides(path):
@@ -118,7 +116,6 @@ class _Ignore:
         self.exclude = self._read(".git/info/exclude")
 
     def hides(self, path: str, *, folder: bool = False) -> bool:
-        """Whether a path is ignored; its parents are known not to be."""
         parts = f"{path}/" if folder else path
         above = path.rpartition("/")[0]
         while True:
@@ -155,7 +152,6 @@ def _ending(path: str) -> str:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a file's name may declare its split: a text, and no program or media file."""
     return (_ending(path) not in CODE or _ending(path) == ".html") and media_type_of(path) is None
 
 

@@ -28,8 +28,7 @@ from brine.data.formats.lines.time_spans import check_part_time_span, check_time
 from brine.data.formats.notes.unread_fields import check_message_fields
 from brine.data.formats.splits.rules import UNASSIGNED
 
-SYSTEM = ("system", "system_prompt", "system_message")
-"""Fields beside the turns that hold a system prompt."""
+SYSTEM = ("system", "system_prompt", "system_message")  # fields beside the turns that hold a system prompt
 PARTS_WITH_PATH = {"path", "url", "file", "source", *MEDIA} | {f"{kind}_url" for kind in MEDIA}
 """Fields of a content part that name its file."""
 _OF_PAIR = ("source", "id", "input")
@@ -90,7 +89,6 @@ def _content(turn: dict):
 
 
 def _messages_of_pair(pair, number: int, notes: Counter) -> list[dict]:
-    """The messages of a question and its answer in one object; a loss mask on the pair is one on its answer."""
     spoken: dict[str, str] = {}
     for key, value in pair.items() if isinstance(pair, dict) else ():
         role = ROLES.get(key.lower())
@@ -114,7 +112,6 @@ def _messages_of_pair(pair, number: int, notes: Counter) -> list[dict]:
 
 
 def _with_media_first(fields: dict, messages: list[dict]) -> list[dict]:
-    """The messages with all media before the first question, where no placeholder takes them."""
     queue = MediaQueue(fields)
     if queue and not any(f"<{kind}>" in message["content"] for message in messages for kind in MEDIA):
         first = next(message for message in messages if message["role"] == "user")

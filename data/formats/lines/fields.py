@@ -76,10 +76,7 @@ def folded(fields: dict) -> dict:
 
 
 def media_of(fields: dict, root: Path | None = None) -> list[tuple[str, str, object]]:
-    """(field, kind, reference) of each media file; kind is "" for an unknown extension.
-
-    root: resolved folder of the files, for extensions that need a look at the content (.ts).
-    """
+    """(field, kind, reference) of media; kind "" if unknown. root: for extensions that need a look inside (.ts)."""
     found, seen, of_repository = [], {}, is_of_repository(fields)
     for name in fields_in(fields):
         kind = FIELDS[name]

@@ -34,9 +34,9 @@ _ONE_A_LINE = (
 
 
 def json_items(file: Path, *, max_line_mib: float, checked: bool = True) -> Iterator[tuple[int, dict | DocumentError]]:
-    """(line or index from 1, object) for each JSON object of a file, or the error of one that cannot be read.
+    """(line or index from 1, object or error) of a JSON file.
 
-    checked: of a compressed file only what its checksums confirm; False where only the first lines are looked at.
+    checked: only what a compressed file's checksums confirm.
     """
     number, limit = 0, int(max_line_mib * 2**20)
     try:
@@ -101,10 +101,7 @@ def parse_object(text: str) -> dict:
 
 
 def list_in(text: str, *, is_text: bool = False):
-    """A list as JSON text, as tables hold it; with `is_text` a text that only begins like a list of objects stays one.
-
-    Raises DocumentError for what cannot be parsed.
-    """
+    """A list as JSON text; with `is_text` a text that only begins like one stays a text. DocumentError if malformed."""
     try:
         # parsed inside an object, by the one guarded parser
         found = parse_object(f'{{"list": {text}}}')["list"]
@@ -158,13 +155,11 @@ class _Window:
         self.stream, self.limit, self.text, self.offset, self.at_end = stream, limit, "", 0, False
 
     def grow(self, characters: int = _BLOCK) -> None:
-        """Drop what is read, and read more."""
         more = self.stream.read(characters)
         self.at_end = not more
         self.text, self.offset = self.text[self.offset :] + more, 0
 
     def peek(self) -> str:
-        """The next character that is not a space; "" at the end of the file."""
         while True:
             self.offset = _SPACE.match(self.text, self.offset).end()
             if self.offset < len(self.text) or self.at_end:
@@ -172,7 +167,6 @@ class _Window:
             self.grow()
 
     def element(self) -> dict | DocumentError:
-        """The next element; the window is behind it afterwards."""
         while True:
             try:
                 fields, end = _DECODER.raw_decode(self.text, self.offset)
@@ -236,7 +230,6 @@ def _array(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]:
 
 
 def _spread(stream: TextIOWrapper, limit: int) -> Iterator[dict | DocumentError]:
-    """The object written over several lines; an error where more follows it."""
     window = _Window(stream, limit)
     window.peek()
     item = window.element()

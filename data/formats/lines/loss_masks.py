@@ -119,10 +119,7 @@ def has_loss(fields: dict, default: bool) -> bool:
 
 
 def sample_loss_off_key(fields: dict, notes: Counter, *, read: Collection[str] = ()) -> str:
-    """The mask beside the content that turns loss off for all of it; "" when there is none.
-
-    Other values are noted, lists of masks raise DocumentError. read: fields that are read elsewhere.
-    """
+    """The field that turns loss off for the whole sample, or "". DocumentError for a list of masks."""
     off = ""
     for key, value in fields.items():
         polarity = loss_polarity(key)
@@ -261,7 +258,6 @@ def looks_like_loss_key(field: str) -> bool:
 
 
 def is_loss_key(field: str) -> bool:
-    """Whether a field is a loss mask, of words or of tokens."""
     return loss_polarity(field) is not None or field in TOKEN_MASK_KEYS
 
 

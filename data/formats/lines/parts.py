@@ -49,10 +49,7 @@ _OUTER = re.compile(rf"(?m)^[^\w\n<]*{_ANY}|{_ANY}[^\w\n]*$")
 
 
 def is_literal_placeholder(text: str) -> bool:
-    """Whether placeholders are words ("How do I embed a <video> in a page?"): each once, in a line, shown by nothing.
-
-    True only of a row where no field is about media.
-    """
+    """Whether placeholders are words ("How do I embed a <video>?"); true only of a row without fields about media."""
     found = LISTED.findall(text)
     is_once = bool(found) and len(found) == len(set(found))
     return is_once and not any(pattern.search(text) for pattern in (_OTHER, _SHOWN, _SHOWS, _OUTER))
@@ -107,17 +104,13 @@ def local_path(reference, *, where: str) -> str:
 
 
 class MediaQueue:
-    """Media listed beside a text, taken in order by the placeholders in it, or each by its index in the list.
-
-    Raises DocumentError where media and placeholders do not agree.
-    """
+    """Media beside a text, taken in order by its placeholders, or by index. DocumentError where they do not agree."""
 
     def __init__(self, fields: dict):
         found = [] if FIELDS.keys().isdisjoint(fields) else media_of(fields)
         if key := next((key for key, kind, _ in found if not kind), None):
             raise DocumentError(f"field {key!r} names a file with an extension of no image, audio or video")
-        self.fields = tuple(key for key, _, _ in found)
-        """Fields that the media are from."""
+        self.fields = tuple(key for key, _, _ in found)  # fields that the media are from
         self.listed = {kind: [each for _, of_kind, each in found if of_kind == kind] for kind in MEDIA}
         self.keys = {kind: [key for key, of_kind, _ in found if of_kind == kind] for kind in MEDIA}
         self.counts = {kind: len(references) for kind, references in self.listed.items()}
@@ -132,8 +125,7 @@ class MediaQueue:
         self.has_no_media_fields = FIELDS.keys().isdisjoint(fields) and not any(
             isinstance(key, str) and names_media(key) for key in fields
         )
-        self.unmatched_placeholder = ""
-        """A placeholder in words for which no media are listed."""
+        self.unmatched_placeholder = ""  # a placeholder in words for which no media are listed
 
     def __bool__(self) -> bool:
         return any(self.counts.values())
@@ -155,7 +147,6 @@ class MediaQueue:
             self.unmatched_placeholder = self.unmatched_placeholder or unfilled_placeholder(text)
 
     def take(self, kind: str, role: str | None) -> Part:
-        """The next of a kind."""
         kind = self.placeholder_alias.get(kind, kind)
         index, count = self.num_taken[kind], self.counts[kind]
         self.num_taken[kind] += 1
@@ -226,10 +217,7 @@ def join_turns(turns: Iterable[tuple[str, list[Part]]], marked: Iterable[str] = 
 
 
 def obelics_document(fields: dict, *, name: str) -> Document:
-    """A document from OBELICS' form: two lists of one length, `{"texts": ["a", null], "images": [null, "1.jpg"]}`.
-
-    Of both at one index the image is first; two texts in a row are paragraphs. Raises DocumentError.
-    """
+    """A document of OBELICS' lists, `{"texts": ["a", null], "images": [null, "1.jpg"]}`. Raises DocumentError."""
     texts, images = fields.get("texts"), fields.get("images")
     for key, value in (("texts", texts), ("images", images)):
         if not isinstance(value, list):

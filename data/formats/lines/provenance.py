@@ -147,8 +147,7 @@ def is_web_page(fields: dict, named: str, key: str, words: str) -> bool:
 def mentions_media_in_text(fields: dict, key: str, words: str) -> str:
     """The field that shows a row without media to be a caption or transcript; "" for a document of text.
 
-    Captions and transcripts: a field about media, or for captions any address. Short texts: an address beside
-    `width` and `height`, `similarity` and other fields of image-text pairs.
+    An address counts in captions, and in short texts beside `width` and `height`, `similarity` and their like.
     """
     is_caption = key in ("caption", "captions")
     if is_caption or key in ("sentence", "sentences", "transcription", "transcript"):

@@ -65,10 +65,7 @@ def caption_pair(name: str, media: dict[str, type], text: str, *, source: str) -
 def captioned_sample(
     name: str, media: dict[str, type], text: str, fields: dict, *, find: Find, source: str, notes: Counter
 ) -> Document:
-    """A document of media and words, and of what the object beside them says. Raises DocumentError.
-
-    text: words in a separate file, which precede those of the object. find: name in the object -> address or None.
-    """
+    """A document of media and words. text: words in a file, put first. find: name -> address. Raises DocumentError."""
     if off := sample_loss_off_key(fields, notes):
         raise DocumentError(f"field {off!r} masks the whole sample from the loss")
     key, words = ("text", text) if text.strip() else caption_in(fields)
@@ -126,7 +123,6 @@ def record_sample(
 
 
 def _with_media(fields: dict, media: dict[str, type]) -> tuple[dict, set[str]]:
-    """(the object with the media beside it listed where it names none, those addresses)."""
     key = next((key for key in CONVERSATIONS if isinstance(fields.get(key), list)), None)
     if not media or key is None or detect_record_format(fields) not in ("chat", "llava") or media_of(fields):
         return fields, set()

@@ -86,10 +86,7 @@ def check_not_clipped(fields: dict, parts: Sequence[Part], notes: Counter) -> se
 
 
 def check_time_span(fields: dict, paths: Sequence[str], notes: Counter) -> set[str]:
-    """The fields that say which span of audio or video (at `paths`) is meant, noted where all of it is embedded.
-
-    Raises DocumentError where one is a file, which is not cut yet.
-    """
+    """Note fields that select a span of audio or video, all of which is embedded. DocumentError for one of a file."""
     found = _span_keys(fields)
     if found and all("::" in path for path in paths):
         for key in found:
@@ -183,7 +180,6 @@ def _is_something_else(name: str, value) -> bool:
 
 
 def _is_date(name: str, two: list) -> bool:
-    """Whether two values are years, a month of a year or the hours of a day."""
     first, last = (str(each).strip().removesuffix(".0") for each in two)
     if _YEAR.fullmatch(last) and (_YEAR.fullmatch(first) or (isinstance(two[0], str) and _MONTH.fullmatch(first))):
         return True
@@ -203,7 +199,6 @@ def _other_meanings(name: str) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _sort(name: str) -> str:
-    """ "from", "until" or "span" (both) by a field's name; "" for others."""
     return next((sort for sort, names in _SORTS.items() if names.fullmatch(name)), "")
 
 
@@ -217,7 +212,6 @@ def _is_unsure(name: str, value) -> bool:
 
 
 def _times(value) -> list[float]:
-    """A number, or the numbers of a list of nothing else; else empty."""
     times = [_number(each) for each in value[:1000]] if isinstance(value, list) else [value]
     return [] if None in times else times
 

@@ -158,7 +158,6 @@ def _outer_lists(head: str) -> dict[str, int]:
 
 
 def _wrapped(file: Path, head: str) -> str:
-    """What to do about one object that holds the documents in lists."""
     if file.name.lower().partition(".json")[2][:1] == "l":
         return ""
     lists = _outer_lists(head)
@@ -251,7 +250,6 @@ def _is_line(head: str) -> bool:
 
 
 def _has_captions(file: Path) -> bool:
-    """Whether the word stands in a file, as far as it is looked at."""
     rest = b""
     with open_decompressed(file) as stream:
         for _ in range(_SCANNED_MIB):

@@ -37,8 +37,7 @@ from brine.data.formats.lines.provenance import (
 )
 from brine.data.formats.splits import names as split_names
 
-MAX_NOTES = 100
-"""Names of fields that are noted one by one."""
+MAX_NOTES = 100  # names of fields that are noted one by one
 _ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".pkl", ".tfrecord", ".mat")
 _EMPTY = (None, "", [], {})
 _OF_PAGES = re.compile(r"scan|figure|drawing|media|medium|attachment")
@@ -111,7 +110,6 @@ def _note(notes: Counter, note: str) -> None:
 
 
 def _may_be_split(fields: dict, key: str, value) -> bool:
-    """Whether a field may name a split and was not read as that of the row."""
     sort = split_names.split_field_kind(key)
     if sort == "flag":
         return split_names.flag_value(value) is None and value == value and str(value).strip() != ""
@@ -179,7 +177,6 @@ def _sort(key: str) -> str:
 
 
 def _is_no_media(value) -> bool:
-    """Whether a value of a field that is named after media says that there are none, or is words."""
     if isinstance(value, str):
         is_words = " " in value.strip() and "://" not in value
         return is_nothing(value) or value.strip() in ("0", "false", "False") or is_words
@@ -189,17 +186,13 @@ def _is_no_media(value) -> bool:
 
 
 def _is_word(value) -> bool:
-    """Whether a value is a word, or a list of words, and no path or address."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(each, str) and _is_word(each) for each in value[:100])
     return isinstance(value, str) and len(value) < 100 and not re.search(r"[/\\]|\.\w|://|^[\d\W]*$", value)
 
 
 def nested_media(value, depth: int = 0, *, pages: bool = True) -> str:
-    """The first name, address or content of media, or name of an array, in a value, however deep; "" for none.
-
-    pages: whether pages of text (`manual.pdf`) count.
-    """
+    """The first name, address or content of media in a value, however deep, or "". pages: count `manual.pdf`."""
     if isinstance(value, str):
         is_array = value.lower().endswith(_ARRAYS)
         if len(value) < 1000 and "." in value and (is_array or is_media_path(value)):
@@ -230,5 +223,4 @@ def check_message_fields(message: dict, left: list[str], where: str, notes: Coun
 
 
 def has_media(document: Document) -> bool:
-    """Whether a document has an image, audio or video."""
     return bool(media_paths(document))

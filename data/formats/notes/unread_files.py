@@ -147,7 +147,6 @@ class _UnreadFiles:
         self.num_files += 1
 
     def count(self, skipped: Counter) -> None:
-        """Add the files to the counts of what was skipped."""
         for (kind, split), names in self.found.items():
             more = ", ..." if self.counts[kind, split] > len(names) else ""
             is_lost = split in HELD_OUT or (split == "train" and bool(self.splits and self.splits.held_out))
@@ -178,7 +177,6 @@ class _UnreadFiles:
         return False
 
     def _kind(self, path: str, *, look: bool) -> str:
-        """What a file is, with what to do about it. look: whether into the file too."""
         file, ending = self.root / path, extension_of(path)[:20]
         try:
             if remedy := conversion_hint(path):

@@ -15,8 +15,7 @@ from brine.data.formats.splits.names import HELD_OUT
 from brine.data.formats.splits.rules import FROM_HASH, UNASSIGNED, SplitWithOrigin
 
 TEST_BELOW, VALIDATION_BELOW = 0.05, 0.10
-MIN_DOCUMENTS = 10
-"""From this many documents on, each split gets at least one."""
+MIN_DOCUMENTS = 10  # from this many documents on, each split gets at least one
 _HELD_DOCUMENTS, _HELD_CHARACTERS, _HELD_ITEMS = 256, 2**26, 4096
 
 

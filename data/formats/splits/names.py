@@ -44,8 +44,7 @@ _OF_SPLIT = {
     "devdata evaldata validset validationset valsplit devsplit vallist minival",
     "test": "test testing testset testdata testsplit testlist tst testdev teststd heldout holdout",
 }
-WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}
-"""Word, in lower case -> split."""
+WORDS = {word: split for split, words in _OF_SPLIT.items() for word in words.split()}  # word, in lower case -> split
 _LETTERS = re.compile(r"[^\W\d_]+")
 # a letter with a number behind it, as versions have (v2)
 _NUMBERED = re.compile(r"(?<![^\W\d_])([^\W\d_])\d")
@@ -174,14 +173,12 @@ def flag_value(value) -> bool | None:
 
 
 def _is_absent(value) -> bool:
-    """Whether the value of a flag is none, in one of the spellings of that."""
     if isinstance(value, str):
         return not value.strip() or value.strip().casefold() in _ABSENT
     return value is None or value != value or (isinstance(value, int | float) and value == -1)
 
 
 def _is_other_thing(value) -> bool:
-    """Whether a value is a word or a fraction, so that its field is no flag."""
     if isinstance(value, str):
         return re.search(r"[^\W\d_]|^\s*[-+]?\d{0,9}[.,]\d", value[:200]) is not None
     return isinstance(value, float) and value % 1 != 0

@@ -20,8 +20,7 @@ from brine.data.files.addresses import CONTAINERS, split_address, untagged
 from brine.data.formats.folders.dataset_card import DatasetCard, read_dataset_card
 from brine.data.formats.splits.names import HELD_OUT, WORDS, declared_split, prefer_held_out, split_words, words_of_name
 
-UNASSIGNED = ""
-"""Split of a document whose format names none; no document leaves `with_splits` with it."""
+UNASSIGNED = ""  # split of a document whose format names none; no document leaves `with_splits` with it
 FROM_FIELD, FROM_RECORD_FORMAT, FROM_HASH = "field of the record", "record format without a field", "hash"
 FROM_FOLDERS, FROM_FILES, FROM_CARD = "names of folders", "names of files", "the configs of README.md"
 _SHARD_NUMBER = re.compile(r"\d+[-_]of[-_]\d+([-_][0-9a-f]{8,})?")
@@ -149,11 +148,7 @@ class TextFileSplits(PathSplits):
 
 
 class MediaPathSplits:
-    """The split of a document by the folders, tars and tables that its media are in.
-
-    Those on disk are looked up, three deep, when the first media file in a folder is met. A folder without a file holds
-    nothing out.
-    """
+    """The split of a document by the folders (three deep, with files), tars and tables that its media are in."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -212,7 +207,6 @@ def _as_folder(container: str) -> str:
 
 
 def _media_folders(root: Path) -> list[str]:
-    """The folders below a root that hold a file, and its tars and tables, each with a slash after it."""
     found = set()
     for folder, entry in files_near(root, depth=_FILES_DEPTH):
         found.add(folder)
@@ -225,7 +219,7 @@ def _media_folders(root: Path) -> list[str]:
 
 
 def files_near(root: Path, *, depth: int) -> Iterator[tuple[str, os.DirEntry]]:
-    """(folder with a slash after it, or "", entry) of files, upper folders first, at most 200,000 entries.
+    """(folder with a slash after it, or "", entry) of at most 200,000 files, upper folders first.
 
     Hidden names are skipped and links to folders not followed. Several times as fast as `walk`, which asks for links.
     """

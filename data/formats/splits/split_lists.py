@@ -41,9 +41,9 @@ _BETWEEN = re.compile(r"[\s,;|]")
 
 
 class SplitListFiles:
-    """What the lists of files below a folder (resolved) declare; looked for when the first media file is met.
+    """What lists of files below a folder (resolved) declare, read when first asked.
 
-    skipped: takes notes on lists that do not count.
+    skipped: takes notes on the others.
     """
 
     def __init__(self, root: Path, skipped: Counter | None = None):
@@ -84,9 +84,9 @@ class SplitListFiles:
         return prefer_held_out((self.split_of(path, named, is_declared=is_declared) for path in paths), named)
 
     def split_of(self, path: str, named: SplitWithOrigin, *, is_declared: bool = False) -> SplitWithOrigin:
-        """The split of media at a path relative to the root; named: what its folders say.
+        """The split of media at a path; named: its folders' split.
 
-        is_declared: whether something else names a split, which a list without this file does not change.
+        is_declared: a list without this file changes nothing.
         """
         if named in HELD_OUT or not self.files:
             return named
@@ -100,7 +100,6 @@ class SplitListFiles:
         return SplitWithOrigin(split, FROM_LISTS)
 
     def _take(self, splits: dict[str, str], lists: dict[str, set[str]], media: set[str]) -> dict[str, str]:
-        """The lists of one folder, where they count."""
         shown, note = ", ".join(list(splits)[:3]) + (", ..." if len(splits) > 3 else ""), ""
         every = set().union(*lists.values())
         folder = os.path.join(os.path.commonpath([os.path.dirname(key) for key in every]), "").lstrip("/")
@@ -156,7 +155,6 @@ class _Media:
         return (found, 2 * wordy > lines) if found and 2 * alike > lines else None
 
     def _of(self, name: str) -> str:
-        """The media file that a name or path means; "" for none, and where it may be several."""
         steps = name.replace("\\", "/").split("/")
         if (media_type_of(name) or conversion_hint(name)) and steps[-1] not in self.by_name:
             steps[-1] = os.path.splitext(steps[-1])[0]
@@ -184,7 +182,6 @@ def _lines(file: Path) -> Iterable[str]:
 
 
 def _lists_below(root: Path) -> dict[str, str]:
-    """Path -> split of the texts below a root whose names have a word for one split."""
     found = {}
     for folder, entry in files_near(root, depth=_MAX_DEPTH):
         stem, ending = os.path.splitext(entry.name)

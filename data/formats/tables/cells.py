@@ -16,8 +16,7 @@ from urllib.parse import quote, unquote
 
 from brine.data.document import DocumentError
 
-MAX_GROUP_MIB = 2048.0
-"""Largest column of one Parquet row group that is read, in MiB uncompressed."""
+MAX_GROUP_MIB = 2048.0  # largest column of one Parquet row group that is read, in MiB uncompressed
 _BATCH_ROWS = 16
 
 
@@ -60,7 +59,6 @@ def read_cell(file: Path, inside: str, *, max_file_mib: float) -> bytes:
 
 
 def _scalar(table, row: int, column: str):
-    """One top-level value as a pyarrow scalar."""
     for number, count in enumerate(table.group_rows):
         if row < count:
             return table.column(number, column)[row]
@@ -102,7 +100,6 @@ def _plain_rows(rows) -> list[dict | DocumentError]:
 
 
 def _addressed_row(row: dict | DocumentError, address: str, texts: frozenset[str]) -> dict | DocumentError:
-    """The row with its media replaced by addresses, and the bytes of the columns `texts` by strings."""
     if isinstance(row, DocumentError):
         return row
     heads: dict[str, bytes] = {}
@@ -119,7 +116,6 @@ def _addressed_row(row: dict | DocumentError, address: str, texts: frozenset[str
 
 
 def _addressed(value, address: str, heads: dict[str, bytes]):
-    """A value with its media replaced by addresses, whose first bytes are noted in `heads`."""
     if isinstance(value, dict):
         if isinstance(value.get("bytes"), bytes):
             value = value["bytes"]

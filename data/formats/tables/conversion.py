@@ -44,8 +44,7 @@ class Conversion:
 
     base: Path
     manifests: dict[str, Callable[[], Iterable[dict]]]
-    note: str = ""
-    """What was guessed."""
+    note: str = ""  # what was guessed
 
     def write(self, out: str = "") -> dict[Path, int]:
         """Write the manifests, atomically; manifest -> number of rows. ValueError where one is there already."""
@@ -179,7 +178,6 @@ def _without_header(rows: list[list[str]], media: MediaColumn) -> tuple[Callable
 def _with_header(
     rows: list[list[str]], header: list[str], media: MediaColumn, folders: Collection[Path]
 ) -> tuple[Callable, str]:
-    """folders: those in which files of words may be."""
     names = {name: number for number, name in enumerate(header)}
     column, body = media.column, rows[1:]
     cells = {name: [row[number] for row in body if number < len(row)] for name, number in names.items()}

@@ -81,7 +81,6 @@ def convert_lists(root: Path, paths: list[str]) -> list[Conversion]:
 
 
 def _first_list(root: Path, paths: list[str], names: set[str], files: MediaFiles) -> tuple[_List, list[str]] | None:
-    """The first list and the paths of those that are like it. names: of media."""
     likely = [
         path
         for path in paths
@@ -100,10 +99,7 @@ def _names_of_media(paths: list[str]) -> set[str]:
 
 
 def _as_list(root: Path, path: str, names: set[str], files: MediaFiles, *, is_part: bool = False) -> _List | None:
-    """A list of names of media and words, or None for any other text.
-
-    is_part: whether it is one of several, and may be too short to show that it holds words.
-    """
+    """A list of names of media and words, or None. is_part: perhaps too short to show that it holds words."""
     lines = _head(root / path)
     first = next((line for line in lines if not names.isdisjoint(_BETWEEN.split(line)[:_TOKENS])), "")
     if any(mark in first for mark in DELIMITERS):
@@ -135,7 +131,6 @@ def _without_splits(path: str) -> list[tuple[str, ...]]:
 
 
 def _lines_conversion(root: Path, found: dict[str, MediaColumn]) -> Conversion:
-    """The manifests of lists of a name and words with a space between."""
     named = PathSplits(found, files=True)
     splits = {path: named.declared(path) for path in found} if named.held_out else {}
     # where the media are in folders of these names too, one manifest is enough

@@ -107,7 +107,6 @@ def _with_state(root: Path, file: str) -> str:
 
 
 def _state(folder: Path) -> dict:
-    """What `datasets` noted in a folder's state.json; {} where there is none."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
@@ -116,7 +115,6 @@ def _state(folder: Path) -> dict:
 
 
 def _beside(document: Document, root: Path, file: str) -> Document:
-    """The document with the paths of its files made relative to the source: beside the table, else below its root."""
     folder = file.rpartition("/")[0]
 
     def moved(part):
@@ -138,7 +136,6 @@ class _TableRow:
         self.values, self.features, self.notes = values, features, notes
 
     def fields(self) -> dict:
-        """The row as the JSON object it stands for. Raises DocumentError."""
         values = self.values
         for column in [name for name in values if name.lower() in (*_FORMS, *WORDS) and name.lower() not in values]:
             values[column.lower()] = values.pop(column)
@@ -200,7 +197,6 @@ class _TableRow:
             self.notes[f"note: column {column[:40]!r} holds bytes of no known format and was not read"] += 1
 
     def _label(self, column: str) -> str | None:
-        """The name of the class in a column of class labels; None for any other value."""
         names, value = self.features.get(column), self.values[column]
         return names[value] if isinstance(names, list) and isinstance(value, int) and 0 <= value < len(names) else None
 
@@ -208,7 +204,6 @@ class _TableRow:
         return isinstance(value, str) and value in self.heads
 
     def _modality(self, column: str, reference) -> str | None:
-        """ "image", "audio" or "video" for a reference to media; None for any other value."""
         if not isinstance(reference, str) or column in WORDS or column in _IDS:
             return None
         if isinstance(kind := self.features.get(column), str):

@@ -112,22 +112,15 @@ def _encoding(file: Path) -> str:
 class MediaColumn:
     """Where the media are that a column names."""
 
-    base: Path
-    """Folder in which the paths hold."""
-    column: int | None = None
-    """The column; None where none names files."""
-    before: str = ""
-    """What precedes a cell in the path of its file."""
-    behind: str = ""
-    """What follows it."""
+    base: Path  # folder in which the paths hold
+    column: int | None = None  # None where none names files
+    before: str = ""  # what precedes a cell in the path of its file
+    behind: str = ""  # what follows it
     by_name: bool = False
     """Whether the files are in many folders, and found by their names, or those without the extension `behind`."""
-    count: int = 0
-    """How many of the cells that were looked at name files."""
-    is_first: bool = False
-    """Whether the first cell names a file, and is not a header."""
-    is_numbered: bool = False
-    """Whether a number follows each name (Flickr8k's `1.jpg#0`)."""
+    count: int = 0  # how many of the cells that were looked at name files
+    is_first: bool = False  # whether the first cell names a file, and is not a header
+    is_numbered: bool = False  # whether a number follows each name (Flickr8k's `1.jpg#0`)
 
     @functools.cached_property
     def _paths(self) -> dict[str, str]:
@@ -136,7 +129,6 @@ class MediaColumn:
         return stems if self.behind else {path.name: path.as_posix() for path in files}
 
     def path_of(self, cell: str) -> str:
-        """The path of a cell's file, relative to `base`."""
         cell = cell.partition("#")[0] if self.is_numbered else cell
         return self._paths.get(cell, cell) if self.by_name else f"{self.before}{cell}{self.behind}"
 

@@ -64,10 +64,7 @@ def text_content_of(cells: Sequence[str]) -> int:
 
 
 def is_text_like(cells: Sequence[str], *, name: str = "") -> bool:
-    """Whether more than half of the cells that are not empty hold words, a formula or a code.
-
-    name: the column's; in one called `label`, `captcha` ... a quarter is enough, if all others are numbers.
-    """
+    """Whether more than half of the filled cells hold words, formulas or codes (a quarter if `name` is `label` ...)."""
     known = _known(cells)
     written = sum(_num_words(cell) > 0 or _is_code(cell) for cell in known)
     if _is_called_so(name) and 4 * written > len(known):
@@ -159,7 +156,6 @@ def is_metadata_column(name: str) -> bool:
 
 
 def _num_words(cell: str) -> int:
-    """The number of words of a cell; 0 for numbers, addresses and the like."""
     if is_media_path(cell) or _OBJECTS.fullmatch(cell):
         return 0
     tokens = cell.split()

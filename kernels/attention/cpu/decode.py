@@ -15,12 +15,10 @@ from torch import Tensor
 from brine.kernels.attention.merge import finish, merge_by_query
 from brine.kernels.attention.spans import AttentionRequest, Mask, cached_by_mask
 
-PART = 2**20
-"""Scores in a part, 4 MB in fp32."""
+PART = 2**20  # scores in a part, 4 MB in fp32
 MAX_ROWS = 64
 """Maximum query vectors T * H: in bf16 the zeros of more cost more than reading, measured at H:K:D of 8:8:64."""
-MIN_GROUP = 4
-"""G from which fp32 and fp64 come here; with fewer queries per KV head the flash op reads as fast."""
+MIN_GROUP = 4  # G from which fp32 and fp64 come here; with fewer queries per KV head the flash op reads as fast
 LEAST = 2**20
 """Elements of keys that a sequence sees, on average, from which this is the faster way; a quarter for one query in
 bf16, where the flash op is slowest."""
@@ -104,8 +102,7 @@ def _mask(scores: Tensor, lo: Tensor, hi: Tensor, first: int) -> None:
 
 
 def _exponentiate(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """(K, M, L), overwritten by exp(scores - their maximum) -> log-sum-exp (K, M), sum of the weights (K, M, 1), 1 for
-    empty queries."""
+    """(K, M, L) -> exp(scores - max), in place; log-sum-exp (K, M), weight sum (K, M, 1), 1 for empty queries."""
     top = scores.amax(-1, keepdim=True)
     top.masked_fill_(top == -torch.inf, 0.0)
     total = scores.sub_(top).exp_().sum(-1, keepdim=True)

@@ -18,10 +18,8 @@ from brine.kernels.attention.cpu import tiled as cpu
 from brine.kernels.attention.cpu.tile_plan import TileCall, TilePlan
 from brine.kernels.attention.spans import AttentionRequest
 
-MIN_DIM = 96
-"""The head dim from which the flash backward misses the bound in fp32."""
-TILE_ELEMENTS = 2**22
-"""Weights computed at once, 16 MB; more leave the cache, fewer make small matmuls."""
+MIN_DIM = 96  # the head dim from which the flash backward misses the bound in fp32
+TILE_ELEMENTS = 2**22  # weights computed at once, 16 MB; more leave the cache, fewer make small matmuls
 
 
 def suits(q: Tensor) -> bool:

@@ -20,22 +20,16 @@ from torch import Tensor
 
 MERGE_QUERIES = 32
 """Neighbouring closed segments share a block up to this many queries, or one-token documents would be a block each."""
-WHOLE_QUERIES = 80
-"""A closed segment up to this long is one block, whatever its mask."""
-TILE_QUERIES = 64
-"""Queries of a tile over up to `NEAR_KEYS` keys."""
+WHOLE_QUERIES = 80  # a closed segment up to this long is one block, whatever its mask
+TILE_QUERIES = 64  # queries of a tile over up to `NEAR_KEYS` keys
 NEAR_KEYS = 1024
 """Up to this many keys, narrow tiles with a mask are faster than the op's causal mode, which skips keys by 512."""
 FAR_QUERIES = 256
 """Queries of a tile over more keys, and the length from which a run with one shape of mask is a tile there."""
-SPLIT_KEYS = 1024
-"""A tile with at least this many keys that all of its queries see has them computed as a full block."""
-CALL_ROWS = 32768
-"""Queries and keys gathered in one call, which bounds its temporary memory."""
-SHARE_MASKS = 2**21
-"""Elements of all masks of one size from which it pays to look for equal ones."""
-MASK_BYTES = 128 * 2**20
-"""Masks are kept up to this size in all; those beyond are made again at each use."""
+SPLIT_KEYS = 1024  # a tile with at least this many keys that all of its queries see has them computed as a full block
+CALL_ROWS = 32768  # queries and keys gathered in one call, which bounds its temporary memory
+SHARE_MASKS = 2**21  # elements of all masks of one size from which it pays to look for equal ones
+MASK_BYTES = 128 * 2**20  # masks are kept up to this size in all; those beyond are made again at each use
 
 # what two neighbouring queries have in common: the kind of the edge between them
 _FLAT, _STEP, _SLIDE, _OTHER, _CLOSED = range(5)
@@ -43,19 +37,14 @@ _FLAT, _STEP, _SLIDE, _OTHER, _CLOSED = range(5)
 
 @dataclass
 class TileSide:
-    """Where a call's queries, or its keys, lie in (B, N, ...) tensors and in their flat (B * N + 1, ...) buffers, whose
-    last entry is never read."""
+    """A call's queries, or keys, in (B, N, ...) tensors and flat (B * N + 1, ...) buffers, the last never read."""
 
-    num: int
-    """n."""
-    size: int
-    """M or L."""
-    total: int
-    """N, tokens of a sequence."""
+    num: int  # n
+    size: int  # M or L
+    total: int  # N, tokens of a sequence
     window: tuple[slice, slice] | None
     """(sequences, tokens) where the n blocks are one slice of consecutive sequences; None where they are gathered."""
-    source: Tensor | None = None
-    """(n * size,) flat index to read; any index for padding."""
+    source: Tensor | None = None  # (n * size,) flat index to read; any index for padding
     target: Tensor | None = None
     """(n * size,) flat index to write, or B * N for padding and for queries that see nothing here."""
 
@@ -79,7 +68,6 @@ class TileSide:
         return buffer.index_select(0, self.target).view(self.num, self.size, *buffer.shape[1:])
 
     def add(self, buffer: Tensor, part: Tensor) -> None:
-        """Add (n, size, ...) to a (B * N + 1, ...) buffer."""
         if self.window is not None:
             self.view(buffer).add_(part)
         else:
@@ -91,23 +79,16 @@ class TileSide:
 class TileCall:
     """Blocks of one kind and one (padded) size, computed by one call of the flash op."""
 
-    kind: str
-    """"full", "causal" or "masked"."""
+    kind: str  # "full", "causal" or "masked"
     queries: TileSide
     keys: TileSide
-    lo: Tensor | None = None
-    """(n, M) or (1, M), first key of the block that each query sees; masked blocks only."""
-    hi: Tensor | None = None
-    """One past the last such key."""
-    keep_mask: bool = True
-    """Whether the mask is kept after its first use."""
+    lo: Tensor | None = None  # (n, M) or (1, M), first key of the block that each query sees; masked blocks only
+    hi: Tensor | None = None  # one past the last such key
+    keep_mask: bool = True  # whether the mask is kept after its first use
     masks: dict[torch.dtype, Tensor] = field(default_factory=dict)
 
     def mask(self, dtype: torch.dtype) -> Tensor | None:
-        """(n, 1, M, L) or (1, 1, M, L), 0 where visible, else -inf; None for full and causal blocks.
-
-        Nowhere else does the tile walk apply a mask by value.
-        """
+        """(n or 1, 1, M, L), 0 where visible, else -inf; None for full and causal blocks."""
         if self.lo is None or self.hi is None:
             return None
         made = self.masks.get(dtype)
@@ -221,11 +202,9 @@ class _MaskSplitter:
         return self.blocks
 
     def all_edges(self, a: int, b: int, kind: int) -> bool:
-        """Whether the edges inside queries [a, b) are all of one kind."""
         return b - a == 1 or (self.kind[a + 1] == kind and self.run_end[a + 1] >= b)
 
     def add(self, round_index: int, kind: str, a: int, b: int, c: int, d: int) -> None:
-        """Queries [a, b) over keys [c, d) as a block of round `round_index`."""
         batch, query = divmod(a, self.num_queries)
         shape = None
         if kind == "masked" and (c, d) == (self.lo[a], self.hi[b - 1]):
@@ -244,8 +223,11 @@ class _MaskSplitter:
             self.tile(a, b)
 
     def split_segment(self, a: int, b: int) -> None:
-        """Queries [a, b), many or with many keys: long runs of one kind of edge over many keys, and runs that see the
-        same keys, are a tile each; what lies between is cut by number."""
+        """Queries [a, b), many or with many keys.
+
+        Long runs of one kind of edge over many keys, and runs that see the same keys, are a tile each; what lies
+        between is cut by number.
+        """
         start = at = a
         while at < b:
             end = min(self.run_end[at + 1], b) if at + 1 < b else b

@@ -1,13 +1,13 @@
 """Attention over spans on the CPU: PyTorch's flash op, called only on what the spans let through.
 
-The flash op computes a rectangle of queries and keys and returns its log-sum-exp, so parts merge exactly; its backward,
-given the *global* output and log-sum-exp, gives each rectangle's exact share of the gradients. `tile_plan.py` chooses
-the rectangles. Work is proportional to the planned area, memory to T and S. Parts are merged and added in fp32 (fp64
-for fp64 inputs), in a fixed order, so that results are bit-identical at a fixed number of threads.
+The op computes a rectangle of queries and keys and returns its log-sum-exp, so parts merge exactly; its backward, given
+the *global* output and log-sum-exp, gives each rectangle's exact share of the gradients. `tile_plan.py` chooses the
+rectangles. Memory is proportional to T and S. Parts are added in fp32 (fp64 for fp64 inputs), in a fixed order, so that
+results are bit-identical at a fixed number of threads.
 
 Traps of the op: an empty query gets lse 0 instead of -inf (such queries are never written); zero queries end the
-process with SIGFPE (no block has zero); causal squares align at the top left; its bf16 backward costs 0.1 ms per head
-and block before any work (blocks of up to `UPCAST_KEYS` keys are computed in fp32); masks must be float.
+process with SIGFPE; causal squares align at the top left; its bf16 backward costs 0.1 ms per head and block before any
+work (blocks of up to `UPCAST_KEYS` keys are computed in fp32); masks must be float.
 
 Legend: B batch, T queries, S keys, H query heads, K KV heads, D head dim; n blocks, M queries and L keys in a call.
 """

@@ -21,8 +21,7 @@ from brine.kernels.attention.flash import varlen as flash_varlen
 from brine.kernels.attention.merge import empty_backward, empty_forward, finish
 from brine.kernels.attention.spans import AttentionRequest, Mask
 
-VARLEN = ("causal", "window")
-"""Kinds of masks that are nothing but documents and a window."""
+VARLEN = ("causal", "window")  # kinds of masks that are nothing but documents and a window
 MAX_DIM, DIM_MULTIPLE = 256, 8
 
 

@@ -115,11 +115,7 @@ def _lists(q: Tensor, k: Tensor, mask: Mask, *, backward: bool) -> Any:
 
 
 def write_orders(lists: TileLists, num_query_tiles: int) -> tuple[Tensor, Tensor]:
-    """For each tile listed by keys, how many tiles of keys add to the same tile of queries before it.
-
-    lists: partial (B, M, W), full (B, M, W') -> int32 of their shapes; what is past a count means nothing.
-    A tile of queries is listed by neighbouring tiles of keys: both ends of their ranges are non-decreasing.
-    """
+    """For each tile listed by keys (B, M, W), the number of earlier tiles of keys that add to its queries; int32."""
     batch, num_key_tiles, _ = lists.partial.shape
     first = torch.full((batch, num_query_tiles), num_key_tiles, dtype=torch.int32, device=lists.partial.device)
     number = torch.arange(num_key_tiles, dtype=torch.int32, device=first.device)[:, None]

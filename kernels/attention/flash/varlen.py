@@ -144,7 +144,6 @@ def _singleton_backward(grad_out, q, k, v, out, lse, singletons: Tensor, scale: 
 
 
 def _lengths(documents: VarlenDocuments) -> tuple[Tensor, Tensor, int, int]:
-    """As the packages take them: of queries and of keys, which are the same."""
     return documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen
 
 

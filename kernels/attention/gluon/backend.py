@@ -17,8 +17,7 @@ from brine.kernels.attention.triton import launch as triton_launch
 
 SHAPES = {64: ForwardTileConfig(128, 2, overlap=False), 128: ForwardTileConfig(128, 2, overlap=True)}
 """By padded head dim, the fastest of those timed on an H200 but for turns, which gave less than the noise."""
-DIM_MULTIPLE = 8
-"""Of numbers of 16 bits, so that strides are multiples of the 16 bytes that TMA wants."""
+DIM_MULTIPLE = 8  # of numbers of 16 bits, so that strides are multiples of the 16 bytes that TMA wants
 
 
 def unsupported_reason(q: Tensor, k: Tensor, *, kind: str, sink: Tensor | None) -> str | None:

@@ -135,9 +135,12 @@ def keys_step(
     MASK: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     BD: gl.constexpr, STAGES: gl.constexpr, S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """Take one tile of queries into dk and dv [BN, BD]. b_ds is dS^T of the tile before, whose matmul is still to
-    come; with FIRST there is none, and without OVERLAP it is not looked at. EARLY waits for it before the exponentials,
-    which frees its operand's registers for this tile's weights."""
+    """Take one tile of queries into dk and dv [BN, BD].
+
+    b_ds is dS^T of the tile before, whose matmul is still to come; with FIRST there is none, and without OVERLAP it is
+    not looked at. EARLY waits for it before the exponentials, which frees its operand's registers for this tile's
+    weights.
+    """
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     s_q, _, _, _, _, q_empty, grad_full, grad_empty = ring
     stage, turn = stage_of(i, STAGES), phase_of(i, STAGES)
@@ -224,9 +227,10 @@ def span_attention_gluon_bwd_keys_kernel(
     scale_log2, K: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr,
     BN: gl.constexpr, STAGES: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """dk and dv (B, S, K, D), contiguous. Grid: (tiles of 2 BN keys, B * K). All query heads of a KV head in one
-    program. p_q .. p_grad are descriptors of (B, heads, tokens, D), p_lse2 and p_delta of B * H * padded_queries
-    numbers.
+    """dk and dv (B, S, K, D), contiguous.
+
+    Grid: (tiles of 2 BN keys, B * K). All query heads of a KV head in one program. p_q .. p_grad are descriptors of (B,
+    heads, tokens, D), p_lse2 and p_delta of B * H * padded_queries numbers.
     """
     b, head = gl.program_id(1) // K, gl.program_id(1) % K
     first = gl.program_id(0) * (2 * BN)

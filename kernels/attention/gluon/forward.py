@@ -47,7 +47,7 @@ def tile_start(walk, i, BLOCK: gl.constexpr):
 
 @gluon.jit
 def barriers(NUM: gl.constexpr):
-    """Room for some barriers."""
+    """Barriers in shared memory."""
     return gl.allocate_shared_memory(gl.int64, [NUM, 1], mbarrier.MBarrierLayout())
 
 
@@ -94,10 +94,7 @@ def scores(
 def online_softmax(
     b_s, b_max, b_sum, b_lo, b_hi, n, scale_log2, MASK: gl.constexpr, BN: gl.constexpr, S_LAYOUT: gl.constexpr
 ):
-    """Take scores [BM, BN] into the running softmax -> weights, the factor for what was summed before, maximum, sum.
-
-    b_max is scaled already, and in base 2; scores are not. A query that has seen nothing yet is shifted by 0.
-    """
+    """Scores [BM, BN] -> weights, factor for earlier sums, maximum (scaled, base 2), sum; no key yet: shifted by 0."""
     if MASK:
         key = n + gl.arange(0, BN, gl.SliceLayout(0, S_LAYOUT))
         b_s = gl.where(visible(b_lo[:, None], b_hi[:, None], key[None, :]), b_s, -float("inf"))
@@ -233,8 +230,10 @@ def span_attention_gluon_fwd_kernel(
     H: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, SINK: gl.constexpr, OVERLAP: gl.constexpr, TURNS: gl.constexpr,
 ):  # fmt: skip
-    """out (B, T, H, D), contiguous, and lse (B, H, T). Grid: (tiles of 2 BM queries, B * H), the last queries first, as
-    they see the most. p_q, p_k and p_v are descriptors of (B, heads, tokens, D).
+    """out (B, T, H, D), contiguous, and lse (B, H, T).
+
+    Grid: (tiles of 2 BM queries, B * H), the last queries first, as they see the most. p_q, p_k and p_v are descriptors
+    of (B, heads, tokens, D).
     """
     tile = gl.num_programs(0) - 1 - gl.program_id(0)
     b, h = gl.program_id(1) // H, gl.program_id(1) % H

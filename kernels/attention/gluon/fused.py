@@ -55,8 +55,10 @@ def step(
     H: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, STAGES: gl.constexpr,
     S_LAYOUT: gl.constexpr, O_LAYOUT: gl.constexpr, Q_LAYOUT: gl.constexpr,
 ):  # fmt: skip
-    """Take one tile of queries into dk and dv [BN, BD], and add this half of its dq. b_ds, FIRST, OVERLAP and EARLY are
-    those of `backward.keys_step`. p_dq: of the head's first query."""
+    """Take one tile of queries into dk and dv [BN, BD], and add this half of its dq.
+
+    b_ds, FIRST, OVERLAP and EARLY are those of `backward.keys_step`. p_dq: of the head's first query.
+    """
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     HALF: gl.constexpr = BD // 2
     s_k, s_v, _ = fixed
@@ -152,9 +154,10 @@ def span_attention_gluon_bwd_fused_kernel(
     K: gl.constexpr, GROUP: gl.constexpr, D: gl.constexpr, BD: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
     STAGES: gl.constexpr, OVERLAP: gl.constexpr, EARLY: gl.constexpr,
 ):  # fmt: skip
-    """dk and dv (B, S, K, D), contiguous; to p_dq (B, T, H, D) fp32 dq without the scale is added. Grid: (tiles of
-    2 BN keys, B * K). p_q .. p_grad are descriptors of (B, heads, tokens, D), p_k_half of tiles of half the head dim,
-    p_lse2 and p_delta of B * H * padded_queries numbers.
+    """dk and dv (B, S, K, D), contiguous; to p_dq (B, T, H, D) fp32 dq without the scale is added.
+
+    Grid: (tiles of 2 BN keys, B * K). p_q .. p_grad are descriptors of (B, heads, tokens, D), p_k_half of tiles of half
+    the head dim, p_lse2 and p_delta of B * H * padded_queries numbers.
     """
     b, head = gl.program_id(1) // K, gl.program_id(1) % K
     first = gl.program_id(0) * (2 * BN)

@@ -32,8 +32,7 @@ try:
 except ImportError as missing:
     gl, MISSING = None, str(missing)
 
-BM = 64
-"""Queries, or keys, of one consumer; a program has two of them."""
+BM = 64  # queries, or keys, of one consumer; a program has two of them
 MAX_DIM = 128
 REGISTERS = 168
 """A thread at the start: 65,536 over the 384 threads of three warp groups; then redistributed as 240, 240, 24."""
@@ -42,12 +41,9 @@ REGISTERS = 168
 class ForwardTileConfig(NamedTuple):
     """Options of the forward that a sweep may vary."""
 
-    keys: int = 128
-    """Of a tile."""
-    stages: int = 2
-    """Tiles of keys and of values in flight."""
-    overlap: bool = True
-    """Multiply the scores of the next tile while the softmax of this one runs."""
+    keys: int = 128  # of a tile
+    stages: int = 2  # tiles of keys and of values in flight
+    overlap: bool = True  # multiply the scores of the next tile while the softmax of this one runs
     turns: bool = False
     """The two consumers alternate in starting their matmuls (ping-pong scheduling) (only with overlap)."""
 
@@ -55,14 +51,10 @@ class ForwardTileConfig(NamedTuple):
 class BackwardTileConfig(NamedTuple):
     """Options that a sweep may vary in one of the two passes, or in the fused one."""
 
-    width: int = 64
-    """Queries of a tile that dk/dv walks over, keys of one that dq does."""
-    stages: int = 3
-    """Such tiles in flight."""
-    overlap: bool = True
-    """A tile's last matmul runs under the next tile's exponentials."""
-    early: bool = False
-    """dk/dv waits for that matmul before its exponentials: fewer registers, less overlap."""
+    width: int = 64  # queries of a tile that dk/dv walks over, keys of one that dq does
+    stages: int = 3  # such tiles in flight
+    overlap: bool = True  # a tile's last matmul runs under the next tile's exponentials
+    early: bool = False  # dk/dv waits for that matmul before its exponentials: fewer registers, less overlap
 
 
 FUSED_TILE_CONFIGS = {64: BackwardTileConfig(64, 3), 128: BackwardTileConfig(64, 3, overlap=False)}

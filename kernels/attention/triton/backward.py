@@ -27,8 +27,10 @@ def span_attention_bwd_delta_kernel(
     head_out: tl.int64, head_grad: tl.int64, num_queries, padded_queries,
     H: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
-    """delta = grad_out . out, and lse in base 2 with +inf for empty queries, so that their weights are 0; both
-    (B, H, padded_queries) fp32, all of which is written. Grid: (tiles of padded queries, B * H)."""
+    """delta = grad_out . out, and lse in base 2, +inf for empty queries, so that their weights are 0.
+
+    Both (B, H, padded_queries) fp32, all of which is written. Grid: (tiles of padded queries, B * H).
+    """
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
     query = first + tl.arange(0, BM)
@@ -51,8 +53,7 @@ def bwd_keys_inner(
     GROUP: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, PARTIAL: tl.constexpr,
     TMA: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add the partial or the full tiles of queries of all GROUP heads to dk and dv, both [BN, BD] fp32, in one loop:
-    nested loops take more registers than there are."""
+    """Add tiles of queries of all GROUP heads to dk and dv [BN, BD] fp32, in one loop to save registers."""
     if PARTIAL:
         # the same mask from the keys' side: two numbers for each key instead of two for each query
         b_query_lo, b_query_hi = load_spans(p_query_lo, p_query_hi, key, num_keys)
@@ -160,8 +161,10 @@ def span_attention_bwd_exact_delta_kernel(
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SINK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """delta = sum_j p_ij dp_ij over the keys, over the sum of the weights, sink included (README.md, "Numerics");
-    overwrites p_delta (B, H, padded_queries). Two more matmuls, for fp32 alone. Grid: (tiles of queries, B * H)."""
+    """delta = sum_j p_ij dp_ij over the sum of the weights, sink included (README.md, "Numerics").
+
+    Overwrites p_delta (B, H, padded_queries). Two more matmuls, for fp32 alone. Grid: (tiles of queries, B * H).
+    """
     b, h = (tl.program_id(1) // H).to(tl.int64), (tl.program_id(1) % H).to(tl.int64)
     first = tl.program_id(0) * BM
     last = tl.minimum(first + BM, num_queries) - 1

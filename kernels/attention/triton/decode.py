@@ -20,16 +20,11 @@ from torch import Tensor
 
 from brine.kernels.attention.triton.forward import LN2, LOG2E, load_tile, visible
 
-MAX_ROWS = 64
-"""Maximum queries M of one KV head that are decoded in this way."""
-MIN_KEYS = 256
-"""With fewer keys a second kernel does not pay."""
-BLOCK_KEYS = 64
-"""BN; half of it for wide heads in fp32, whose matmuls have no tensor cores and want the registers."""
-WAVES = 4
-"""Programs for each multiprocessor, about; two are resident at a time."""
-MAX_PROGRAMS = 512
-"""Maximum programs of a KV head: the parts that one program of the second kernel may have to merge."""
+MAX_ROWS = 64  # maximum queries M of one KV head that are decoded in this way
+MIN_KEYS = 256  # with fewer keys a second kernel does not pay
+BLOCK_KEYS = 64  # BN; half of it for wide heads in fp32, whose matmuls have no tensor cores and want the registers
+WAVES = 4  # programs for each multiprocessor, about; two are resident at a time
+MAX_PROGRAMS = 512  # maximum programs of a KV head: the parts that one program of the second kernel may have to merge
 
 
 @triton.jit
@@ -142,8 +137,11 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, out: Tensor, lse: Tensor, *, scale: float,
     sink: Tensor | None, num_programs: int | None = None,
 ) -> None:  # fmt: skip
-    """Fill out (B, T, H, D), of any dtype, and lse (B, H, T), for T * H / K of at most `MAX_ROWS`; num_programs: P,
-    more than B, by default as `programs_of`. A CUDA graph of it reads lo, hi, q, k and v anew at each replay."""
+    """Fill out (B, T, H, D), of any dtype, and lse (B, H, T), for T * H / K of at most `MAX_ROWS`.
+
+    num_programs: P, more than B, by default as `programs_of`. A CUDA graph of it reads lo, hi, q, k and v anew at each
+    replay.
+    """
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     group = heads // key_heads

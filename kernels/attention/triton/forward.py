@@ -73,8 +73,11 @@ def store_tile(p_base, first, stride, size, b_x, BLOCK: tl.constexpr, BD: tl.con
 
 @triton.jit
 def tile_ends(p_lo, p_hi, first, last, BLOCK: tl.constexpr):
-    """How the queries first .. last walk their keys, in tiles of BLOCK -> start, num_left, num_full, num_edge: from key
-    `start` on come num_left partial tiles, num_full full ones (visible to all) and the rest of the num_edge partial."""
+    """How queries first .. last walk their keys, in tiles of BLOCK -> start, num_left, num_full, num_edge.
+
+    From key `start` on come num_left partial tiles, num_full full ones (visible to all) and the rest of the num_edge
+    partial.
+    """
     lo_min, lo_max = tl.load(p_lo + first), tl.load(p_lo + last)
     hi_min, hi_max = tl.load(p_hi + first), tl.load(p_hi + last)
     start = lo_min // BLOCK

@@ -30,12 +30,10 @@ from brine.kernels.attention.triton.tiles import PADDED_ROWS, TileConfig
 
 LOG2E = triton_kernels.LOG2E.value
 MAX_DIM = 256
-MAX_HEADS = 65535
-"""B * H: the second axis of a grid."""
+MAX_HEADS = 65535  # B * H: the second axis of a grid
 NARROW_KEYS = 1024
 """A mask is narrow where every query sees fewer keys than this: as window and longest document say, not padding."""
-MAX_TOKEN_STRIDE = 2**23
-"""Elements from one token to the next; a tile has at most 128 tokens."""
+MAX_TOKEN_STRIDE = 2**23  # elements from one token to the next; a tile has at most 128 tokens
 DELTA_ROWS = 64
 
 
@@ -77,10 +75,7 @@ def check(q: Tensor, k: Tensor) -> None:
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple[Tensor, Tensor]:
-    """As `reference.forward`; partial results come from the accumulators, without a rounding to q's dtype in between.
-
-    -> out (B, T, H, D), lse (B, H, T) float32, new and contiguous. Raises ValueError where `check` does.
-    """
+    """As `reference.forward`, float32 where partial, without rounding to q's dtype. Raises ValueError as `check`."""
     check(q, k)
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
@@ -108,8 +103,11 @@ def forward(q: Tensor, k: Tensor, v: Tensor, request: AttentionRequest) -> tuple
 def backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, request: AttentionRequest
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `reference.backward`. In fp32, and unless the request is partial, delta is summed over the keys (README.md,
-    "Numerics"); 16-bit inputs have larger errors than that. -> dq, dk, dv, new and contiguous."""
+    """As `reference.backward`.
+
+    In fp32, and unless the request is partial, delta is summed over the keys (README.md, "Numerics"); 16-bit inputs
+    have larger errors than that. -> dq, dk, dv, new and contiguous.
+    """
     batch, num_queries, heads, dim = q.shape
     num_keys, key_heads = k.shape[1:3]
     dtype = request.result_dtype(q)
@@ -190,8 +188,7 @@ def _operands(
 
 
 def is_narrow(mask: Mask) -> bool:
-    """Whether queries see few keys. Syncs with the GPU once per mask, unless the host knows its spans; masks count as
-    wide while a graph is captured and where they are moving."""
+    """Whether queries see few keys; may sync once per mask. Masks that move or are being captured count as wide."""
     if mask.kind == "moving" or (mask.lo.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     return span_stats(mask).max_visible_keys < NARROW_KEYS

@@ -14,28 +14,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-PASSES = ("fwd", "bwd_keys", "bwd_queries")
-"""Forward, dk and dv, dq."""
-PADDED_ROWS = 128
-"""The backward's sums by query are padded to a multiple of this, the largest BM."""
+PASSES = ("fwd", "bwd_keys", "bwd_queries")  # forward, dk and dv, dq
+PADDED_ROWS = 128  # the backward's sums by query are padded to a multiple of this, the largest BM
 
 
 @dataclass(frozen=True)
 class TileConfig:
     """Tile and compiler options of one pass."""
 
-    rows: int
-    """BM, queries of a tile."""
-    keys: int
-    """BN, keys of a tile."""
+    rows: int  # BM, queries of a tile
+    keys: int  # BN, keys of a tile
     warps: int
-    stages: int
-    """Depth of the software pipeline: tiles of keys (or queries) in flight."""
+    stages: int  # depth of the software pipeline: tiles of keys (or queries) in flight
     tma: bool = False
     """Whether tiles are read through tensor descriptors (sm_90 and newer), where the inputs' strides allow it."""
 
     def options(self) -> dict[str, int]:
-        """Arguments of a launch."""
         return {"BM": self.rows, "BN": self.keys, "num_warps": self.warps, "num_stages": self.stages}
 
     def __str__(self) -> str:
@@ -90,8 +84,7 @@ _BLACKWELL = _HOPPER | {
     ("bwd_keys", 256): (TileConfig(32, 64, 8, 1), TileConfig(32, 64, 8, 1)),
     ("bwd_queries", 256): (TileConfig(64, 32, 8, 1), TileConfig(64, 32, 8, 1)),
 }
-TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}
-"""By major compute capability; a newer one takes the last."""
+TILES = {8: _AMPERE, 9: _HOPPER, 10: _BLACKWELL}  # by major compute capability; a newer one takes the last
 # fp32 takes twice the shared memory and no tensor cores: small tiles, for any mask and GPU, up to D = 64 and above
 _FP32 = {
     "fwd": (TileConfig(32, 32, 8, 1), TileConfig(32, 32, 8, 1)),
@@ -117,10 +110,7 @@ def tile_config_of(
 
 @contextmanager
 def override_tiles(tiles: Mapping[tuple[str, int, bool], TileConfig]) -> Iterator[None]:
-    """Inside, the kernels of (pass, BD, narrow) run in these tiles, for any dtype; not thread-safe.
-
-    Raises ValueError for an unknown pass, sizes that are not powers of two of at least 16, and more than PADDED_ROWS.
-    """
+    """Inside, (pass, BD, narrow) use these tiles; not thread-safe. ValueError for unknown passes and bad sizes."""
     for (name, _, _), tile in tiles.items():
         if name not in PASSES:
             raise ValueError(f"unknown pass {name!r}; choose one of {', '.join(PASSES)}")

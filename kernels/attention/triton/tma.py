@@ -10,8 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-ALIGNMENT = 16
-"""Bytes."""
+ALIGNMENT = 16  # bytes
 
 
 def suits(*tensors: Tensor) -> bool:
@@ -41,8 +40,7 @@ def strides_of(x: Tensor) -> list[int]:
 
 
 def describe(x: Tensor, block: int, dim: int) -> TensorDescriptor:
-    """Of x (B, tokens, heads, D) that suits, as (B, heads, tokens, D), read in tiles of `block` tokens and dim >= D
-    numbers. Without Triton's constructor, whose checks take two thirds of the time."""
+    """x (B, tokens, heads, D) as (B, heads, tokens, D), in tiles, without the slow checks of Triton's constructor."""
     batch, tokens, heads, width = x.shape
     described = TensorDescriptor.__new__(TensorDescriptor)
     described.base = x
