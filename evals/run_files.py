@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import finite, parse_object, read_json, write_text
-from brine.common.renamed import current_file, rename
+from brine.common.renamed import current_file, rename, require_current_names
 from brine.data.document import MODALITIES
 from brine.evals.config import EvalConfig, EvalTargets
 from brine.inference.load import STAGE_PREFERENCE
@@ -64,11 +64,18 @@ def upgrade_results(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def require_current_run(run: Path) -> None:
+    """Raise ValueError, with the command that converts it, for a run of a version before 0.2."""
+    recipe = run / "recipe.json"
+    require_current_names({"config": read_object(recipe)}, recipe, convert=run)
+
+
 def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
     """The evaluation settings of a run's recipe, without targets, with the changes that are not None.
 
-    Raises ValueError for settings that cannot work.
+    Raises ValueError for settings that cannot work, and for a run of a version before 0.2.
     """
+    require_current_run(run)
     saved = read_object(run / "recipe.json").get("evals")
     known = {field.name for field in fields(EvalConfig)} - {"targets"}
     settings = {name: value for name, value in saved.items() if name in known} if isinstance(saved, dict) else {}

@@ -25,7 +25,7 @@ from brine.data.files.source_files import read_source
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, read_needle_results, summarize_trials
 from brine.evals.report.page import write_report
-from brine.evals.run_files import read_jsonl, read_object, write_jsonl, write_results
+from brine.evals.run_files import read_jsonl, read_object, require_current_run, write_jsonl, write_results
 from brine.inference.load import LoadedModel, load
 from brine.inference.options import ComputeOptions, Integers, Names, Run
 from brine.model.device import autocast, compute_info, device_of
@@ -166,7 +166,10 @@ class NeedleRequest(ComputeOptions):
     def run(self) -> None:
         """Print a table. Raises ValueError for a mistake in the request."""
         device, compute_dtype = self.resolve()
-        loaded, run = load(self.run_folder, device=device), self.run_folder
+        run = self.run_folder
+        if has_report := (run / "report.html").is_file() and self.out is None:
+            require_current_run(run)
+        loaded = load(run, device=device)
         recipe = read_object(run / "recipe.json")
         # former recipes call it rows
         packing = recipe.get("packing") or recipe.get("rows") or {}
@@ -176,7 +179,7 @@ class NeedleRequest(ComputeOptions):
             compute_dtype=compute_dtype, say=tqdm.write,
         )  # fmt: skip
         print(f"\n{console_table(results['cells'])}\n\nchance {results['chance']:.2f}; {folder / 'results.json'}")
-        if (run / "report.html").is_file() and self.out is None:
+        if has_report:
             print(f"report: {write_report(run)}")
 
 

@@ -10,6 +10,7 @@ import pytest
 from brine.evals.cli import compare, report
 from brine.evals.compare import load_losses
 from brine.evals.config import ratio_interval
+from brine.evals.needle.run import main as needle
 from brine.evals.run_files import read_results
 from tests.evals.command_runs import KINDS, last_line
 
@@ -128,6 +129,16 @@ def test_a_report_of_a_run_without_an_evaluation(made, tmp_path, capsys):
     captured = capsys.readouterr()
     assert last_line(captured.out)["evaluated"] is False and "not evaluated yet" in captured.err
     assert not (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("command", [report, needle], ids=["report", "needle"])
+def test_a_run_of_before_is_answered_with_the_command_that_converts_it(made, tmp_path, capsys, command):
+    run = shutil.copytree(made[0] / "one", tmp_path / "run")
+    (run / "recipe.json").write_text('{"rows": {"row_tokens": 512}}')
+    (run / "report.html").write_text("")
+    assert command([str(run)]) == 2
+    assert f"run `brine convert {run}` first" in capsys.readouterr().err
+    assert not (run / "report.html").read_text() and not (run / "needle").exists()
 
 
 @pytest.mark.parametrize("name", ["nowhere", "documents"])
