@@ -167,11 +167,12 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"{len(changed)} files converted; the previous ones are kept as NAME{BACKUP}"
-        if changed
-        else "nothing to convert"
-    )
+    if not changed:
+        print("nothing to convert")
+        return 0
+    print(f"{len(changed)} files converted; the previous ones are kept as NAME{BACKUP}")
+    if (args.path / "evaluate.old-1").is_dir():
+        print("the evaluation is kept in evaluate.old-1; the `train.py` command of this run makes it again")
     return 0
 
 

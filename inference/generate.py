@@ -17,7 +17,7 @@ import tyro
 from brine.common.command_line import command, parse
 from brine.data.document import Audio, Image, Part, Text, Video, part_to_json
 from brine.data.files.extensions import media_type_of
-from brine.inference.load import LoadedModel, load
+from brine.inference.load import LoadedModel, find_model_folder, load
 from brine.inference.options import ComputeOptions, Run
 from brine.inference.prompt import TextFile, TextFileError, media_path_in, read_text_file
 from brine.inference.sampling import GenerationConfig
@@ -66,6 +66,9 @@ class GenerateRequest(ComputeOptions):
         if not self.chat and (self.message or self.system is not None):
             raise ValueError("--message and --system belong to a conversation: give --chat, or --prompt for a text")
         if not self.parts and not self.chat:
+            # a mistyped folder before a missing prompt
+            if not self.run_folder.exists():
+                find_model_folder(self.run_folder)
             raise ValueError("the prompt is empty: give --prompt, --prompt-file, --image, --audio or --video")
         check_prompt_text([*self.parts, *([Text(self.system)] if self.system else [])])
         device, compute_dtype = self.resolve()

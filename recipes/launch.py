@@ -117,12 +117,17 @@ def parse(argv: list[str], *, prog: str = "train.py") -> LaunchConfig:
     try:
         return _parse(name, find_recipe(name), rest, prog, on_a_page=not named)
     except ValueError as error:
+        if "--debug" in argv:
+            raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str, *, on_a_page: bool) -> LaunchConfig:
-    recipe = make()
+    try:
+        recipe = make()
+    except (TypeError, AttributeError, NameError, KeyError, ImportError) as error:
+        raise ValueError(f"the recipe {name} fails, with {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name} returns {type(recipe).__name__}: a recipe's function returns a Recipe")
     if on_a_page:

@@ -5,6 +5,7 @@ A recipe is a function without parameters that returns a `Recipe`, often another
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -41,7 +42,11 @@ def find_recipe(name: str) -> Callable[[], Recipe]:
         return RECIPES[name]
     if entry := plugins("brine.recipes").get(name):
         return load_plugin(entry)
-    raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(recipe_names())}, or the path of a .py file")
+    near = difflib.get_close_matches(name, recipe_names(), n=1)
+    raise ValueError(
+        f"unknown recipe {name!r}{f' (did you mean {near[0]}?)' if near else ''}: choose one of "
+        f"{', '.join(recipe_names())}, or the path of a .py file"
+    )
 
 
 def _recipe_of_file(path: Path) -> Callable[[], Recipe]:
@@ -49,7 +54,10 @@ def _recipe_of_file(path: Path) -> Callable[[], Recipe]:
         raise ValueError(f"{path} does not exist: give the path of a recipe's file")
     spec = importlib.util.spec_from_file_location(f"brine_recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} fails on import, with {type(error).__name__}: {error}") from error
     functions = {
         name: value
         for name, value in vars(module).items()

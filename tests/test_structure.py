@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -148,11 +149,22 @@ def test_readme_map_names_every_folder_and_only_what_exists():
     assert not unnamed, f"the README's map leaves out {sorted(unnamed)}"
 
 
+def test_files_and_folders_stay_small():
+    """A file has at most 400 lines, a folder of the product about ten modules."""
+    long = [str(path.relative_to(ROOT)) for path in SOURCES if len(path.read_text(encoding="utf-8").splitlines()) > 400]
+    assert not long, f"over 400 lines: {long}"
+    folders = Counter(path.parent for path in SOURCES if path.name != "__init__.py" and path.parent != ROOT)
+    full = [str(folder.relative_to(ROOT)) for folder, count in folders.items() if count > 11]
+    assert not full, f"over eleven modules: {full}"
+
+
 def test_words_that_went_stay_away():
     """Identifiers and phrases that the field's words have replaced; those who read former files may name them."""
     retired = (ROOT / "tests" / "retired_words.txt").read_text(encoding="utf-8").splitlines()
     reading_former_files = {ROOT / "common" / "renamed.py", ROOT / "brine" / "convert.py"}
-    listing = subprocess.run(["git", "ls-files", "*README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "*README.md", "*.html", "*.ipynb"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     documents = [ROOT / name for name in listing.stdout.split() if not name.startswith("tests/")]
     for path in [*SOURCES, *(ROOT / "brine").glob("*.py"), *documents, ROOT / "docs" / "architecture.md"]:
         if path not in reading_former_files:

@@ -147,8 +147,11 @@ def test_of_several_functions_the_one_named_like_the_file(tmp_path):
         ("x = 1\n", "holds no function"),
         ("def mine():\n    return 5\n", "returns int: a recipe's function returns a Recipe"),
         (None, "does not exist"),
+        ("def mine(:\n", "mine.py fails on import, with SyntaxError"),
+        ("import nothing_of_this_name\n", "fails on import, with ModuleNotFoundError"),
+        ("def mine():\n    return 1 + None\n", "fails, with TypeError"),
     ],
-    ids=["two", "none", "no-recipe", "no-file"],
+    ids=["two", "none", "no-recipe", "no-file", "syntax", "import", "type"],
 )
 def test_mistakes_in_a_recipe_of_a_file(text, said, tmp_path, capsys):
     path = tmp_path / "mine.py"
