@@ -75,9 +75,13 @@ class Console:
 
 
 def progress_bar(items: Any = None, *, quiet: bool = False, **options: Any) -> tqdm:
-    """tqdm with its options, on standard error: as wide as the terminal; in a log, one update in half a minute."""
-    rare: dict[str, Any] = {} if sys.stderr.isatty() else {"mininterval": 30.0, "maxinterval": 60.0}
-    return tqdm(items, disable=quiet, dynamic_ncols=True, **rare, **options)
+    """tqdm on standard error: as wide as the terminal; in a log, a line in half a minute, and the last."""
+    if sys.stderr.isatty():
+        return tqdm(items, disable=quiet, dynamic_ncols=True, **options)
+    # with a delay tqdm writes no first line, and without one a last line
+    bar = tqdm(items, disable=quiet, dynamic_ncols=True, delay=1e-6, mininterval=30.0, maxinterval=60.0, **options)
+    bar.delay = 0
+    return bar
 
 
 def count(number: float) -> str:

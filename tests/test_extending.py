@@ -152,6 +152,7 @@ def modalities_named(path, matches):
     return {found[1].lower() for word in words if isinstance(word, str) and (found := matches(word))}
 
 
+@pytest.mark.slow
 def test_the_files_that_a_modality_touches_are_listed():
     """Each file whose code names both audio and video is listed, or its folder; and all that are listed name them."""
     table = re.search(r"^\*\*A modality\*\*.*?^(\|.*?)\n\n", CONTRIBUTING, re.S | re.M).group(1)

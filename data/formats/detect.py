@@ -140,8 +140,8 @@ def describe_no_json(path: Path, file: Path) -> str:
 
 def unknown_format(path: Path, what: str) -> str:
     return (
-        f"{path} {what}. Formats that are read: {', '.join(FORMATS)} (see data/README.md); where the content "
-        "is one of them, say which (--format of `brine data`)"
+        f"{path} {what}. Formats that are read: {', '.join(FORMATS)} (see data/README.md); give --format "
+        "(of `brine data build` and `brine eval`) where the content is one of them"
     )
 
 

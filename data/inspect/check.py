@@ -126,8 +126,8 @@ def check_source(
         known = (getattr(source, "num_documents_hint", None), limit)
         total = min((count for count in known if count is not None), default=None)
     pool = DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers)
-    bar = progress_bar(total=total, desc="check", unit="document", quiet=not progress)
-    with pool, _quarantine_file(quarantine) as records, bar:
+    options = {"total": total, "desc": "check", "unit": "document", "quiet": not progress}
+    with pool, _quarantine_file(quarantine) as records, progress_bar(**options) as bar:
         try:
             for result in pool.encode(itertools.islice(items, limit)):
                 reject = result if isinstance(result, Quarantined) else result.quarantined

@@ -12,6 +12,8 @@ from brine.kernels.context_parallel.sharding import assign_chunks, contiguous, m
 from tests.kernels.packings import random_packing
 from tests.kernels.ring_simulation import simulate
 
+pytestmark = pytest.mark.slow
+
 HEADS, KEY_HEADS, DIM = 4, 2, 16
 
 
@@ -132,7 +134,6 @@ def log_normal(num_tokens: int, median: int, seed: int) -> torch.Tensor:
     return torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)[None, :num_tokens]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "world"), [("documents", 8), ("documents", 16), ("one", 8)])
 def test_dealings_are_even_and_move_little(kind, world):
     """Equal tokens, cost within 1.05, at most three times what contiguous stretches send over the mix of layers."""
@@ -207,7 +208,6 @@ def on_gloo(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("world", GLOO_RANKS)
 def test_gloo_equals_one_device(world, on_gloo):
     ranks = [torch.load(on_gloo / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]

@@ -47,8 +47,8 @@ REPAIRS = {
     ),
     "needle": (
         "evals/needle/run.py",
-        "load(self.run_folder, device=device)",
-        "load(self.run_folder)",
+        "load(run, device=device)",
+        "load(run)",
         f"{GENERATE} -k commands",
     ),
     "repository": (

@@ -10,6 +10,8 @@ from brine.training.checkpoint.checkpoint import load_weights
 from brine.training.runtime import Runtime
 from tests.training.tiny_run import TinyModel, events, final_bytes, final_tensors, timeless, tiny_config, tiny_train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def late(monkeypatch):

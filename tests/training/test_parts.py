@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import time
 from itertools import pairwise
 
 import pytest
@@ -210,9 +209,9 @@ def test_status_lines_align(capsys):
 
 def test_a_log_gets_few_lines_of_progress(capsys):
     """tqdm would write ten a second."""
-    for _ in progress_bar(range(30), desc="files", unit="file"):
-        time.sleep(0.02)
-    assert capsys.readouterr().err.count("files:") == 2
+    bar = progress_bar(range(30), desc="files", unit="file")
+    assert len(list(bar)) == 30
+    assert capsys.readouterr().err.count("files:") == 1
     assert list(progress_bar(range(3), quiet=True)) == [0, 1, 2] and not capsys.readouterr().err
 
 

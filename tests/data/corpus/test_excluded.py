@@ -26,6 +26,8 @@ from brine.training.parallel.distributed import World
 from tests.data.encode_here import Here
 from tests.data.media_files import line, manifest, picture
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"small": (32, 32), "wide": (320, 64), "huge": (640, 320)}
 """4, 80 and 800 patches."""
 
@@ -151,7 +153,7 @@ def test_check_tells_beforehand(tmp_path, capsys, options, expected):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--recipe", "nothing"], "--recipe 'nothing' is none of demo"),
+        (["--recipe", "nothing"], "--recipe 'nothing' is none of "),
         (["--image-budget", "5"], "give --seq-len"),
         (["--seq-len", "none"], "seq-len"),
     ],
@@ -305,7 +307,6 @@ def test_filters_that_leave_nothing_are_refused_by_name(made, tmp_path, kept):
     check_rows(made, tmp_path, documents=np.arange(len(made)) == made.ids.index("small-0"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rows", [no_split, not_learned], ids=["no-split", "no-target"])
 def test_the_command_says_so_in_its_last_line(tmp_path, capsys, monkeypatch, rows):
     """Before anything is trained, with exit code 2 and no trace."""

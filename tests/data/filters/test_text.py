@@ -20,6 +20,8 @@ from brine.data.filters.near import cluster_signatures
 from brine.data.filters.quality import CODE, MEASURES, PROSE, TextQuality, measure
 from tests.data.media_files import line, manifest, picture
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = ["".join(random.Random(n).choices(string.ascii_lowercase, k=3 + n % 7)) for n in range(900)]
 
 
@@ -98,7 +100,6 @@ def test_a_checksum_alone_makes_no_duplicate(exact_copy):
     assert "cannot be read" in reasons[1] and reasons[2].startswith("equal") and 6 not in reasons
 
 
-@pytest.mark.slow
 def test_media_are_needed_and_may_be_decoded(exact, tmp_path, tokenizer):
     root, lines, _ = exact
     shutil.copytree(root / "m", tmp_path / "m")
@@ -137,7 +138,6 @@ def near_copy(near, tmp_path):
     return EncodedCorpus.open(shutil.copytree(near.folder, tmp_path / "c"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["word", "token"])
 def test_near_duplicates_are_found(near_copy, unit):
     found = dropped(near_copy, NearDuplicates(unit=unit, shingle_length=5 if unit == "word" else 8))
@@ -155,7 +155,6 @@ def test_tokens_find_an_edit_where_the_layout_is_kept(tmp_path, tokenizer):
     assert set(dropped(corpus, NearDuplicates(unit="token"))) == {"b"}
 
 
-@pytest.mark.slow
 def test_near_duplicates_do_not_depend_on_workers(near_copy, tmp_path):
     other = EncodedCorpus.open(shutil.copytree(near_copy.folder, tmp_path / "d"))
     filter_ = NearDuplicates(threshold=0.5)

@@ -18,6 +18,8 @@ from brine.data.media.decode import decode_part
 from brine.data.media.images import decode_image
 from tests.data.media_formats import BLUE, RED, STEADY, film, grey_of, saved
 
+pytestmark = pytest.mark.slow
+
 av = pytest.importorskip("av", reason="PyAV makes the sounds")
 
 CONFIG = EncodeConfig(max_audio_s=10.0, max_video_s=20.0)

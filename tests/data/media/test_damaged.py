@@ -13,6 +13,8 @@ from brine.data.files.compressed import decompression_error, open_decompressed, 
 from brine.data.formats.open import open_source
 from tests.data.format_files import read, texts
 
+pytestmark = pytest.mark.slow
+
 PRESS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 
 
@@ -38,7 +40,6 @@ def found(path) -> tuple[list, list[str]]:
     return documents, [item.reason for item in bad]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("press", PRESS.values(), ids=PRESS)
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_no_word_that_was_never_written_is_given(tmp_path, press, share):

@@ -11,6 +11,8 @@ from brine.data.config import EncodeConfig
 from brine.data.document import DocumentError
 from tests.data.media_formats import STEADY, film, grey_of
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("av", reason="PyAV makes the films")
 
 CONFIG = EncodeConfig(max_audio_s=10.0, max_video_s=20.0)

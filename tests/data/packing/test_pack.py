@@ -7,6 +7,8 @@ from brine.data.packing import pack as packing
 from brine.data.packing.bulk import BulkPacker, _match_best_fit, _usual_sums
 from brine.data.packing.pack import pack
 
+pytestmark = pytest.mark.slow
+
 ROW = 8192
 # (stretches, lengths, part with media, density of those or None for varied, budget)
 # -> most rows over the bound, both ways and in rounds alone. where lengths are alike, or tokens and a budget both are
@@ -49,7 +51,6 @@ def sums(row, amount, num_sequences):
     return np.bincount(row, amount, minlength=num_sequences)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bulk", [False, True], ids=["both-ways", "in-rounds"])
 @pytest.mark.parametrize("name", CASES)
 def test_budgets_are_kept_and_waste_stays_near_the_bound(name, bulk, monkeypatch):
@@ -67,7 +68,6 @@ def test_budgets_are_kept_and_waste_stays_near_the_bound(name, bulk, monkeypatch
     assert num_sequences <= max(bound) * (1 + CASES[name][5 + bulk]) + 1, f"{over:.4f} over the bound"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["image-70", "few"])
 def test_packing_is_a_function_of_its_arguments(name):
     first, second, third = (stretches(name, seed) for seed in (0, 0, 1))

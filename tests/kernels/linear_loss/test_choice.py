@@ -21,6 +21,8 @@ from brine.kernels.selection import measured_order as table
 from brine.kernels.selection import self_check as verdicts
 from brine.kernels.selection.choice_log import backend_choices, describe_backend_choices
 
+pytestmark = pytest.mark.slow
+
 CARD, HOST = torch.device("cuda", 0), torch.device("cpu")
 ASK = LossRequest(CARD, torch.bfloat16, "plain")
 

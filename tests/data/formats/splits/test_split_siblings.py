@@ -8,6 +8,8 @@ from tests.data.format_files import read
 from tests.data.formats.splits.test_rules import fill, rows
 from tests.data.formats.test_containers import tar
 
+pytestmark = pytest.mark.slow
+
 # train, held out, split of the second
 SIBLINGS = {
     "middle": ("llava_train_v1", "llava_test_v1", "test"),
