@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import itertools
@@ -45,6 +46,7 @@ def _message(box: str) -> str:
     return message.rstrip(".") + (f" (did you mean {known[0]}?)" if known else "") + "; see --help"
 
 
+@functools.cache
 def field_docstrings(options: type) -> dict[str, str]:
     """The docstring of each field of a dataclass, on one line; "" without one."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(options))).body

@@ -314,4 +314,7 @@ def _unread_field_message(name: str, turns: str) -> str:
     close = ["system"] if "instruct" in name.lower() else get_close_matches(name.lower(), [*_SYSTEM, *FIELDS])
     near = close[0] if close else ""
     hint = f"write it as {near!r}" if near and near != name else "write it into a message"
-    return f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings are arguments of chat)"
+    return (
+        f"field {name!r} beside {turns!r} would not be read: {hint} or remove it (settings such as temperature are "
+        "arguments of chat)"
+    )

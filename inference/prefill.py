@@ -129,7 +129,9 @@ class ChunkedPrefill:
         if self.cache_only:
             raise ValueError("cache_only gives no hidden state: take `cache` and let a prompt follow")
         if not self.done:
-            raise ValueError(f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until 0")
+            raise ValueError(
+                f"{self.num_prefilled} of {len(self.prompt)} tokens are read: call prefill_chunk until it gives 0"
+            )
         position = torch.tensor([float(self.prompt.position[-1].max())], device=self.hidden.device)
         return PrefillResult(self.cache, self.hidden, position)
 

@@ -126,7 +126,9 @@ def _check_token_ids(given: TokenIds, tokenizer: Tokenizer) -> list[int]:
                 "give ids of this model's tokenizer"
             )
         if token in _MEDIA_TOKENS:
-            raise ValueError(f"token id {index} is {token}, a patch ({_MEDIA_TOKENS[token]}): give the media file")
+            raise ValueError(
+                f"token id {index} is {token}, the token of a patch ({_MEDIA_TOKENS[token]}): give the media file"
+            )
         ids.append(token)
     return ids
 
@@ -163,7 +165,10 @@ def _read_part(given: PromptPart, config: EncodeConfig) -> tuple[Part, Decoded |
         raise ValueError(f"in {folder}: {error}") from None
     except ImportError as error:
         missing = error.name or str(error)
-        raise ValueError(f"reading {given.path} takes {missing}: run `uv sync`, or pip install {missing}") from None
+        raise ValueError(
+            f"reading {given.path} takes {missing}, which is not installed: `uv sync` installs it, or pip install "
+            f"{missing}"
+        ) from None
 
 
 def read_text_file(given: TextFile, config: EncodeConfig) -> str:

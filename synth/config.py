@@ -137,7 +137,11 @@ class SynthConfig:
         rules = [
             ("workers", self.workers >= 1, "1 or more: at least one process must render"),
             ("validation_fraction", min(fractions) >= 0, "0 or more, as to test_fraction"),
-            ("test_fraction", sum(fractions) <= 0.9, "less, here or to validation_fraction"),
+            (
+                "test_fraction",
+                sum(fractions) <= 0.9,
+                "less, here or to validation_fraction, and leave at least 0.1 to train",
+            ),
             ("near_duplicate_threshold", 0.0 < self.near_duplicate_threshold <= 1.0, "more than 0, at most 1"),
             ("max_files", self.max_files is None or self.max_files >= 1, "1 or more, or None for all files"),
         ]

@@ -19,6 +19,7 @@ from torch import nn
 
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.kernels.selection.choice_log import backend_choices
+from brine.model.device import without_compilation
 from brine.salt.distill import Distillation
 from brine.training.checkpoint import checkpoint as checkpoints
 from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
@@ -291,8 +292,7 @@ class Trainer:
         if together or self.world.is_main:
             self.model.eval()
             # compiling each of its shapes costs more than it saves
-            eager = torch.compiler.set_stance("force_eager") if self.runtime.compile else nullcontext()
-            with torch.no_grad(), eager:
+            with torch.no_grad(), without_compilation():
                 # ranks that compute together must also stop together
                 asked = (lambda: any(self.world.gather(stop.requested))) if together else (lambda: stop.requested)
                 found = self.validate(self.model, self.step, asked)

@@ -142,7 +142,7 @@ def test_config_refuses_what_cannot_be():
         SynthCounts(page=(1, 2, 3))
     with pytest.raises(SynthError, match="at least one process"):
         SynthConfig(workers=0)
-    with pytest.raises(SynthError, match=r"less, here or to validation_fraction"):
+    with pytest.raises(SynthError, match=r"leave at least 0\.1"):
         SynthConfig(test_fraction=0.95)
     assert SynthCounts(page=[1, 0, 3, 0]).by_level("page") == {1: 1, 3: 3}
 

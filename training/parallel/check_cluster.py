@@ -66,7 +66,9 @@ class ClusterCheckOptions:
             try:
                 self.json.open("a").close()
             except OSError as error:
-                raise ValueError(f"--json {self.json} cannot be written ({error.strerror}): name another") from None
+                raise ValueError(
+                    f"--json {self.json} cannot be written ({error.strerror}): name another file"
+                ) from None
 
 
 class Watchdog:

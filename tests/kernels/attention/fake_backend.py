@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import torch
 
-from brine.kernels.attention import reference, selfcheck
+from brine.kernels.attention import reference
 from brine.kernels.attention import select_backend as choose
 from brine.kernels.attention.spans import KINDS, AttentionRequest, Mask
+from tests.kernels.fake_gpu import FakeGpu
 
 CARD = torch.device("cuda", 0)
 
@@ -20,15 +21,8 @@ def fake(refuses=lambda q, kind, sink: None, **functions) -> SimpleNamespace:
     )
 
 
-class Card:
-    """A card that is not there, with backends that refuse what the real ones do."""
-
-    def __init__(self, monkeypatch):
-        self.patch, self.capability, self.checked, self.wrong = monkeypatch, (9, 0), [], {}
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: self.capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Card")
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-        monkeypatch.setattr(selfcheck, "check", self.check)
+class Card(FakeGpu):
+    """It has backends that refuse what the real ones do."""
 
     def check(self, module, **options):
         name = next(name for name, known in choose._modules.items() if known is module)

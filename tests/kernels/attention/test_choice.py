@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from brine.kernels.attention import Spans, attention, reference
+from brine.kernels.attention import Spans, attention, reference, selfcheck
 from brine.kernels.attention import select_backend as choose
 from brine.kernels.attention.cpu import launch as cpu_launch
 from brine.kernels.attention.spans import KINDS, AttentionRequest, Mask
@@ -40,7 +40,7 @@ def fresh(monkeypatch, tmp_path):
 
 @pytest.fixture
 def card(monkeypatch):
-    return Card(monkeypatch)
+    return Card(monkeypatch, selfcheck)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from brine.kernels.selection import choice_log as announce
 from brine.kernels.selection import measured_order as table
 from brine.kernels.selection import self_check as verdicts
 from brine.kernels.selection.choice_log import backend_choices, describe_backend_choices
+from tests.kernels.fake_gpu import FakeGpu
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +40,8 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(announce, "_chosen", {})
 
 
-class Card:
-    """A card that is not there, and what its self-checks found."""
-
-    def __init__(self, monkeypatch):
-        self.patch, self.capability, self.checked, self.wrong = monkeypatch, (9, 0), [], {}
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: self.capability)
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Card")
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-        monkeypatch.setattr(selfcheck, "check", self.check)
+class Card(FakeGpu):
+    """With what its self-checks found."""
 
     def check(self, backend, request, function):
         self.checked.append((backend, request))
@@ -67,7 +61,7 @@ class Card:
 
 @pytest.fixture
 def card(monkeypatch):
-    return Card(monkeypatch)
+    return Card(monkeypatch, selfcheck)
 
 
 @pytest.mark.parametrize("there", ["triton", "liger", "triton+liger", "neither"])
