@@ -259,7 +259,7 @@ def test_command_line_mistakes_are_one_line(model_folder, capsys, arguments, hin
 @pytest.mark.parametrize(
     ("option", "file", "hint"),
     [
-        ("--audio", "note.wav", "takes soundfile: run `uv sync`, or pip install soundfile"),
+        ("--audio", "note.wav", "takes soundfile, which is not installed: `uv sync` installs it, or pip install"),
         ("--video", "film.mp4", "takes PyAV, which is not installed: `uv sync` installs it, or pip install"),
     ],
 )
