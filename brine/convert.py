@@ -103,7 +103,7 @@ FILES: dict[str, Callable[[Any], Any]] = {
     "select/selection.jsonl": _with(renamed.SELECTION),
     **{f"{at}{name}": _corpus for at in CORPUS for name in ("meta.json", "building.json")},
 }
-"""Files of a run, a stage, a model or a plan, and how each is converted."""
+"""Files of a run, a stage, a model or a corpus, and how each is converted; plans have `_rewrite_plan`."""
 
 
 def _rename_columns(corpus: Path) -> list[Path]:

@@ -4,7 +4,8 @@ Two runs are paired by document id, in bits per byte, and in nats per token wher
 baseline are compared at equal student steps by their final losses, and at equal cost: SALT's loss is read from its
 periodic validations, interpolated over the logarithm of the cost and never extrapolated. Its learning rate has not yet
 decayed there, so this is biased *against* the run that costs more per step. The outcome is "win" when the interval lies
-below 0, "loss" when above, else "undecided"; it does not cover the variance between seeds of training.
+below 0, "loss" when above, else, and on fewer than six documents, "undecided". It does not cover the variance between
+seeds of training.
 """
 
 import math
@@ -22,11 +23,15 @@ from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
 from brine.evals.run_files import format_interval, read_jsonl, read_results, upgrade_results
 
+MIN_DOCUMENTS = 6
+"""Fewer are always "undecided": equal models differ in one direction on all five of five in 1 of 16 cases."""
 REMEDY = "run `brine eval RUN --data DATA --out FOLDER` and give that folder"
 
 
 def outcome(interval: Interval) -> str:
     """ "win", "loss" or "undecided" of a difference of losses (ours minus theirs)."""
+    if interval.num_documents < MIN_DOCUMENTS:
+        return "undecided"
     if interval.high is not None and interval.high < 0:
         return "win"
     return "loss" if interval.low is not None and interval.low > 0 else "undecided"
@@ -156,7 +161,7 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
 def format_comparison(found: Mapping[str, Any]) -> str:
     """The result of `compare_evaluations` as aligned text."""
     rows = [
-        (part["kind"], part["documents"], format_interval(part["bits_per_byte"], "difference", 4),
+        (part["kind"], part["documents"], format_interval(part["bits_per_byte"], "difference", "z.4f"),
          part["bits_per_byte"]["outcome"])
         for part in [{"kind": "all", **found}, *found["kinds"]]
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from brine.data.document import SPLITS
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval; all three None without data."""
+    """A value with its interval; all three None without data, low and high None with a single document."""
 
     value: float | None = None
     low: float | None = None
@@ -45,14 +45,17 @@ def ratio_interval(
     count = len(numerator)
     if not count or not (np.isfinite(numerator).all() and np.isfinite(denominator).all()):
         return Interval()
+    value = numerator.sum() / denominator.sum()
+    value = float(1 - value if one_minus else value)
+    if count == 1:
+        return Interval(value, num_documents=1)
     # (resamples, n): how often each document is sampled
     counts = np.random.default_rng((seed, count)).multinomial(count, np.full(count, 1 / count), size=num_resamples)
     ratios = (counts @ numerator) / (counts @ denominator)
     ratios = 1 - ratios if one_minus else ratios
-    value = numerator.sum() / denominator.sum()
     tail = (1 - confidence) / 2
     low, high = np.quantile(ratios, (tail, 1 - tail))
-    return Interval(float(1 - value if one_minus else value), float(low), float(high), count)
+    return Interval(value, float(low), float(high), count)
 
 
 @dataclass(frozen=True)

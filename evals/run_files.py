@@ -86,11 +86,12 @@ def eval_config_of(run: Path, **changes: Any) -> EvalConfig:
         raise ValueError(f"{run / 'recipe.json'}: evals cannot be read ({error})") from None
 
 
-def format_interval(entry: Mapping[str, Any], name: str, digits: int = 3) -> str:
-    """A value with its interval, for a console."""
+def format_interval(entry: Mapping[str, Any], name: str, spec: str = "z.3f") -> str:
+    """A value with its interval where it has one, for a console. spec: format of each number."""
     if entry.get(name) is None:
         return "·"
-    return f"{entry[name]:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+    ends = [format(entry[end], spec) for end in ("low", "high") if entry[end] is not None]
+    return format(entry[name], spec) + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def write_page(path: Path, text: str) -> None:
@@ -218,7 +219,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     status = {True: "reached", False: "missed", None: "not measured"}
     pairs = [("bits per byte of held-out text", _number(summary["bits_per_byte"]))]
     pairs += [
-        (f"media gain, {name}", f"{gain['gain']:z.3f} [{gain['low']:z.3f}, {gain['high']:z.3f}]")
+        (f"media gain, {name}", format_interval(gain, "gain"))
         for name, gain in summary["media_gain"].items()
         if gain["gain"] is not None
     ]

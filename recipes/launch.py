@@ -170,7 +170,7 @@ def parse_options(default: Any, args: list[str], *, prog: str, description: str,
         with registry, one_line_errors():
             return tyro.cli(type(default), default=default, args=args, prog=prog, description=description)
     except ValueError as error:
-        raise ValueError(_with_suggestion(str(error))) from None
+        raise ValueError(_with_suggestion(_with_option(str(error)))) from None
 
 
 def _fields_of(info: Any, recipe: Recipe, on_a_page: bool, shows_help: bool) -> Any:
@@ -196,6 +196,17 @@ def _fields_of(info: Any, recipe: Recipe, on_a_page: bool, shows_help: bool) -> 
         if name not in DERIVED.get(info.type, ())
     )
     return tyro.constructors.StructConstructorSpec(lambda **given: dataclasses.replace(info.default, **given), fields)
+
+
+def _with_option(message: str) -> str:
+    """An error message of a dataclass that begins with the option of the field that it refused."""
+    refused = re.match(r"Error parsing (?:LaunchConfig|recipe\.([\w.]+)): (?:(\w+)(?= = ))?", message)
+    if refused is None:
+        return message
+    group, field = refused.groups()
+    option = f"--{group}." if group else "--"
+    option += field.replace("_", "-") if field else "*: "
+    return option + message[refused.end() :].removesuffix("; see --help")
 
 
 def _with_suggestion(message: str) -> str:

@@ -140,7 +140,7 @@ class Trainer:
             with nullcontext(stop) if stop is not None else StopSignal() as stop:
                 self._begin()
                 # a stop may have left a validation out
-                leave = self._validation_interrupted(stop)
+                leave = self._validation_is_missing() and self._validate_and_save(stop)
                 while self.step < self.config.num_steps and not leave:
                     leave = self._train_step(stop)
                 last = self._end(stop if leave else None)
@@ -203,12 +203,7 @@ class Trainer:
                 distill_weight=0.0 if distillation is None else distillation.distill_weight_at(self.step - 1),
                 compute_cost=self.compute_cost,
             )  # fmt: skip
-        leave = leave or self._validation_interrupted(stop)
-        better = self.val_loss is not None and (self.best is None or self.val_loss < self.best)
-        self.best = self.val_loss if better else self.best
-        scheduled = better or self._checkpoint_is_due()
-        if scheduled or leave:
-            self._save(scheduled=scheduled)
+        leave = self._validate_and_save(stop, leave=leave)
         if self.on_step is not None:
             self.on_step(self.step)
         return leave
@@ -282,10 +277,25 @@ class Trainer:
         validates = self.validate is not None and self._is_due(self.config.validate_every)
         return validates or self._checkpoint_is_due() or self._is_due(self.config.log_every)
 
-    def _validation_interrupted(self, stop: StopSignal) -> bool:
-        """Validate where it is due and was not done yet; was it interrupted by a stop?"""
-        if self.validate is None or self.validated or self.step == 0 or not self._is_due(self.config.validate_every):
-            return False
+    def _validation_is_missing(self) -> bool:
+        due = self.validate is not None and self.step > 0 and self._is_due(self.config.validate_every)
+        return due and not self.validated
+
+    def _validate_and_save(self, stop: StopSignal, *, leave: bool = False) -> bool:
+        """Validate and save where either is due; returns whether to stop, as `leave` or since a stop interrupted it."""
+        if not leave and self._validation_is_missing():
+            self._validate(stop)
+            leave = not self.validated
+        better = self.val_loss is not None and (self.best is None or self.val_loss < self.best)
+        self.best = self.val_loss if better else self.best
+        scheduled = better or self._checkpoint_is_due()
+        if scheduled or leave:
+            self._save(scheduled=scheduled)
+        return leave
+
+    def _validate(self, stop: StopSignal) -> None:
+        """Measure the held-out loss; a stop leaves `validated` False."""
+        assert self.validate is not None
         self.world.mark(f"validating step {self.step}")
         start = time.perf_counter()
         together, found = is_sharded(self.model), None
@@ -301,7 +311,6 @@ class Trainer:
         self.validated, self.val_loss = self.world.broadcast((found is not None, (found or {}).get("loss")))
         if self.validated:
             self.progress.validation(step=self.step, found=found, flops=self.compute_cost.total_flops())
-        return not self.validated
 
     def _save(self, *, scheduled: bool) -> Checkpoint:
         self.world.mark(f"saving step {self.step}")
@@ -369,7 +378,7 @@ class Trainer:
     def _end(self, stop: StopSignal | None) -> Checkpoint:
         """Save the last step, unless it is saved, and record the end; raises TrainingInterrupted for a stop."""
         last = self.last
-        if last is None or last.step != self.step or (stop is None and last.state["validated"] != self.validated):
+        if last is None or last.step != self.step:
             last = self._save(scheduled=stop is None)
         self.saver.wait()
         event, backends = self.progress.record.event, backend_choices()

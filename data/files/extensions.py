@@ -50,6 +50,11 @@ def extension_of(path: str) -> str:
     return os.path.splitext(path)[1][1:].lower()
 
 
+def stem_of(path: str) -> str:
+    """The file's name without its folder and extension."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def media_type_of(path: str) -> type | None:
     """Image, Audio or Video by a file's extension; None for any other."""
     return SUPPORTED.get(extension_of(path))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from brine.data.files.addresses import DocumentError, check_relative
 from brine.data.files.compressed import is_split_part, split_part_hint
+from brine.data.files.extensions import stem_of
 from brine.data.files.pointers import MAX_BYTES, missing_file_hint, pointer_in
 
 _UNPACK = (
@@ -67,7 +68,7 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
 def archive_hint(root: Path, path: str) -> str:
     """How to unpack the archive, in the nearest folder that has one, that may hold a missing file; "" for none."""
     folders = [part for part in os.path.normpath(path).split(os.sep)[:-1] if part]
-    words = {word.lower() for word in (*folders, os.path.splitext(os.path.basename(path))[0])}
+    words = {word.lower() for word in (*folders, stem_of(path))}
     for depth in range(len(folders), -1, -1):
         folder = os.path.join(root, *folders[:depth])
         try:

@@ -26,7 +26,7 @@ from brine.data.files.source_files import SourceFile, read_source
 from brine.evals.config import ratio_interval
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository.cases import CONTEXT_CONDITIONS, WITH_PACKAGE, CompletionCase, CompletionPrompts, find_cases
-from brine.evals.run_files import read_jsonl, write_jsonl, write_results
+from brine.evals.run_files import format_interval, read_jsonl, write_jsonl, write_results
 from brine.inference.load import LoadedModel, load
 from brine.inference.options import ComputeOptions, Integers, Run
 from brine.model.device import autocast, compute_info, device_of
@@ -115,15 +115,11 @@ def summarize_cases(lines: list[dict[str, Any]], *, seed: int = 0) -> dict[str, 
 
 def console_table(results: list[dict[str, Any]]) -> str:
     """One line for each length, as aligned text."""
-
-    def gain(entry: dict[str, float]) -> str:
-        return f"{entry['value']:+z.2f} [{entry['low']:+z.2f}, {entry['high']:+z.2f}]"
-
     rows = []
     for found in results:
         exact = " ".join(f"{found[name]['exact']['value']:.3f}" for name in CONTEXT_CONDITIONS)
         nats = " ".join(f"{found[name]['nats']['value']:.2f}" for name in CONTEXT_CONDITIONS)
-        gains = (gain(found[f"gain_over_{name}"]) for name in CONTEXT_CONDITIONS[1:])
+        gains = (format_interval(found[f"gain_over_{name}"], "value", "+z.2f") for name in CONTEXT_CONDITIONS[1:])
         rows.append((found["length"], found["cases"], exact, nats, *gains))
     head = ("length", "cases", "exact with/without/other", "nats with/without/other", "gain over none", "over other")
     return as_text(table(head, rows))

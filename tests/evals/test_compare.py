@@ -6,6 +6,7 @@ import pytest
 from brine.evals.compare import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, outcome, validation_curve_of
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
+from brine.evals.run_files import format_interval
 
 CONFIG = EvalConfig(bootstrap_resamples=300)
 TOKENS = [10] * 40
@@ -48,10 +49,18 @@ def test_equal_steps_win_loss_undecided():
 
 
 def test_a_verdict_needs_the_whole_interval():
-    assert outcome(Interval(-0.1, -0.2, -0.01)) == "win"
-    assert outcome(Interval(-0.1, -0.2, 0.0)) == "undecided"
-    assert outcome(Interval(0.1, 0.01, 0.2)) == "loss"
-    assert outcome(Interval(None, None, None)) == "undecided"
+    assert outcome(Interval(-0.1, -0.2, -0.01, 6)) == "win"
+    assert outcome(Interval(-0.1, -0.2, 0.0, 6)) == "undecided"
+    assert outcome(Interval(0.1, 0.01, 0.2, 6)) == "loss"
+    assert outcome(Interval()) == "undecided"
+
+
+def test_a_handful_of_documents_has_no_verdict():
+    """Five documents of equal models all differ in one direction in 2 of 32 cases, more than 1 in 20."""
+    assert outcome(Interval(-0.1, -0.2, -0.01, 5)) == outcome(Interval(0.1, 0.01, 0.2, 5)) == "undecided"
+    one = CONFIG.interval(np.array([3.0]), np.array([2.0]))
+    assert (one.value, one.low, one.high, one.num_documents) == (1.5, None, None, 1)
+    assert format_interval(one.to_dict(), "value") == "1.500"
 
 
 def test_equal_cost_reads_the_dearer_run_before_its_end():

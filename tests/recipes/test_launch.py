@@ -43,7 +43,8 @@ def test_options_override_fields(line, fields):
     [
         ("demo --large.learningrate 1", "(did you mean --large.learning-rate?); see --help"),
         ("demo --large.num-steps many", "--large.num-steps"),
-        ("demo --runtime.context-parallel 0", "context_parallel = 0"),
+        ("demo --runtime.context-parallel 0", "error: --runtime.context-parallel = 0"),
+        ("demo --large.num-steps 10", "error: --large.warmup-steps = 30 leaves nothing of num_steps = 10"),
         ("demo --corpus.synth.train.page 1 2", "--corpus.synth.train.page"),
         # the names of other training codes
         ("demo --large.lr 1e-3", "(did you mean --large.learning-rate?); see --help"),

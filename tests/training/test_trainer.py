@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.salt.distill import Distillation
+from brine.training.checkpoint.checkpoint import list_checkpoints
 from brine.training.guard import TrainingDivergedError
 from brine.training.logging.metrics import read_lines
 from brine.training.micro_batch import MicroBatchStream
@@ -250,22 +251,27 @@ def test_ctrl_c_saves_and_goes_on(tmp_path):
 
 
 def test_stop_during_validation_is_made_up_for(tmp_path):
-    """Validation is broken off at step 6; the resumed run does it first, so that no line is missing or double."""
-    calls = []
+    """Validation is interrupted at step 6, whose loss is the lowest; the resumed run does it first, so that no line is
+    missing or double, and the checkpoint is kept."""
+    calls, losses = [], {3: 3.0, 6: 2.0, 9: 2.5, 12: 2.6}
 
     def validate(model, step, stopping):
         calls.append(step)
         if len(calls) == 2:
             stop.request("SIGTERM")
-        return None if stopping() else {"loss": step}
+        return None if stopping() else {"loss": losses[step]}
 
-    config = tiny_config(validate_every=3)
+    config = tiny_config(validate_every=3, checkpoint_every=5, keep_checkpoints=1)
     stop = StopSignal()
     with pytest.raises(TrainingInterrupted, match="after step 6"):
         tiny_train(tmp_path, config=config, validate=validate, stop=stop)
     tiny_train(tmp_path, config=config, validate=validate)
     assert calls == [3, 6, 6, 9, 12]
     assert [line["step"] for line in timeless(tmp_path) if "validation" in line] == [3, 6, 9, 12]
+    kept = list_checkpoints(tmp_path / "checkpoints")
+    assert [(one.step, one.scheduled, one.val_loss, one.state["best"]) for one in kept] == [
+        (6, True, 2.0, 2.0), (12, True, 2.6, 2.0),
+    ]  # fmt: skip
 
 
 def test_early_checkpoint_is_kept(tmp_path):

@@ -18,7 +18,7 @@ from pathlib import Path
 from brine.data.document import Document, Quarantined, media_paths
 from brine.data.files.addresses import split_address, untagged
 from brine.data.files.compressed import compressed_hint
-from brine.data.files.extensions import conversion_hint, extension_of, media_type_in, media_type_of
+from brine.data.files.extensions import conversion_hint, extension_of, media_type_in, media_type_of, stem_of
 from brine.data.files.pointers import dvc_target, pointer_in
 from brine.data.files.walk import is_visible, walk
 from brine.data.formats.detect import PROGRAMS, is_named_lines
@@ -80,7 +80,7 @@ def with_unread_files_counted(
             files = [_file_of(path) for path in paths if path]
             taken.update(map(key, (*files, *texts)))
             if len(media) < _MEDIA_KNOWN:
-                media.update(hash(_stem(path)) for path in files)
+                media.update(hash(stem_of(path)) for path in files)
             yield item
         skipped.update(f"{NOTE_PREFIX}{note}" for note in notes)
         files = walk(source.root, enter=lambda folder: is_visible(folder) and folder not in counted, skipped=skipped)
@@ -110,10 +110,6 @@ def is_dataset_metadata_file(path: str) -> bool:
     return name.startswith(".") or extension_of(name) in _SUMS or bool(_CARDS.fullmatch(name))
 
 
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 class _UnreadFiles:
     """Files by kind and split. read: paths of what documents come from; media: hashes of names that they take."""
 
@@ -137,7 +133,7 @@ class _UnreadFiles:
         if not problem and self._is_converted(path):
             kind, split = f"file .{extension_of(path)} of whose name a manifest is read", ""
         # the words or boxes of a media file are of its name
-        may_list = split and not problem and (extension_of(path) != "txt" or hash(_stem(path)) not in self.media)
+        may_list = split and not problem and (extension_of(path) != "txt" or hash(stem_of(path)) not in self.media)
         if may_list and self.num_files < _LISTS_LOOKED_FOR and self._lists_media(path):
             # its words were written into what is read, or its media have others
             kind, split = f"{kind}, a list of media that documents take", ""
@@ -172,7 +168,7 @@ class _UnreadFiles:
         with contextlib.suppress(OSError), open(self.root / path, "rb") as stream:
             lines = stream.read(2**14).decode("utf-8-sig", "replace").splitlines()[:_LINES]
             firsts = [_BETWEEN.split(line.strip(), maxsplit=1)[0] for line in lines if line.strip()]
-            count = sum(not self.media.isdisjoint((hash(first), hash(_stem(first)))) for first in firsts)
+            count = sum(not self.media.isdisjoint((hash(first), hash(stem_of(first)))) for first in firsts)
             return count > 0 and 2 * count >= len(firsts)
         return False
 

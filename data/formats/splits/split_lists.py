@@ -23,7 +23,7 @@ from pathlib import Path
 from brine.common.files import file_digest
 from brine.data.document import Document, media_paths
 from brine.data.files.addresses import split_address
-from brine.data.files.extensions import conversion_hint, media_type_of
+from brine.data.files.extensions import conversion_hint, media_type_of, stem_of
 from brine.data.files.walk import is_visible, walk
 from brine.data.formats.source import NOTE_PREFIX, record_text_path
 from brine.data.formats.splits.names import HELD_OUT, prefer_held_out, split_words, word_set, words_of_name
@@ -62,10 +62,10 @@ class SplitListFiles:
         groups: dict[str, dict[str, tuple[set[str], bool]]] = defaultdict(dict)
         for file in found:
             # words or boxes of a media file of its name
-            if _stem(file) not in media.by_name and (named := media.named_in(self.root / file)) is not None:
+            if stem_of(file) not in media.by_name and (named := media.named_in(self.root / file)) is not None:
                 groups[os.path.dirname(file)][file] = named
         for group in groups.values():
-            around = {file: {(before, after) for before, _, after in split_words(_stem(file))} for file in group}
+            around = {file: {(before, after) for before, _, after in split_words(stem_of(file))} for file in group}
             counts = Counter(itertools.chain.from_iterable(around.values()))
             lists = {
                 file: named
@@ -164,10 +164,6 @@ class _Media:
             alike = [sum(itertools.takewhile(bool, each)) for each in same]
             known = [key for key, count in zip(known, alike, strict=True) if count == max(alike)]
         return known[0] if len(known) == 1 else ""
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _lines(file: Path) -> Iterable[str]:
