@@ -1,10 +1,6 @@
 """`brine train`, and `train.py` in a checkout: parses a recipe, runs its pipeline, turns errors into messages.
 
-uv run train.py                                   the recipe `demo`
-uv run train.py demo --large.learning-rate 1e-3   any field of a recipe can be overridden
-uv run train.py my_recipe.py                      your recipe, from its file
-uv run train.py real --corpus.manifest PATH       train on your own folder, manifest, tar, Parquet file or built corpus
-torchrun --nproc-per-node 2 train.py demo         the same on two ranks
+`train.py demo --large.learning-rate 1e-3` overrides a field of a recipe; `train.py my_recipe.py` reads one from a file.
 """
 
 from __future__ import annotations
@@ -34,9 +30,9 @@ def main(argv: list[str] | None = None, *, prog: str = "brine train") -> int:
     """Run the command line; returns the exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     launch = parse(sys.argv[1:] if argv is None else argv, prog=prog)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # only rank 0 logs
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.getLogger("brine").setLevel(logging.DEBUG if launch.debug else level)
+    is_main = os.environ.get("RANK", "0") == "0"
+    level = logging.DEBUG if launch.debug else logging.INFO if is_main else logging.WARNING
+    logging.getLogger("brine").setLevel(level)
     try:
         _run(launch)
         return 0

@@ -150,9 +150,12 @@ def test_readme_map_names_every_folder_and_only_what_exists():
 
 
 def test_files_and_folders_stay_small():
-    """A file has at most 400 lines, a folder of the product about ten modules."""
-    long = [str(path.relative_to(ROOT)) for path in SOURCES if len(path.read_text(encoding="utf-8").splitlines()) > 400]
-    assert not long, f"over 400 lines: {long}"
+    """A file has at most 400 lines, the one behind `train.py` 80, a folder of the product about ten modules."""
+    files = [*SOURCES, *(ROOT / "brine").glob("*.py"), ROOT / "train.py"]
+    most = {ROOT / "brine" / "train.py": 80, ROOT / "train.py": 80}
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    long = [str(path.relative_to(ROOT)) for path in files if lines[path] > most.get(path, 400)]
+    assert not long, f"too many lines: {long}"
     folders = Counter(path.parent for path in SOURCES if path.name != "__init__.py" and path.parent != ROOT)
     full = [str(folder.relative_to(ROOT)) for folder, count in folders.items() if count > 11]
     assert not full, f"over eleven modules: {full}"
