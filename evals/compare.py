@@ -235,7 +235,7 @@ def at_equal_cost(
     """Both runs at the largest cost that both have reached: the end of the cheaper one.
 
     ours: the run with SALT; theirs: the baseline. prior_flops: FLOPs of ours before its first step (teacher training,
-    scoring). Where one was not yet validated at that cost, the outcome is "undecided", with the reason in `note`.
+    scoring). Where one was not yet validated at that cost, difference and outcome are None, the reason is in `note`.
     """
     ours = replace(ours, cost=ours.cost + prior_flops)
     cost = float(min(ours.cost[-1], theirs.cost[-1]))
@@ -244,8 +244,8 @@ def at_equal_cost(
         note = "the runs were validated on different documents"
         if here is None or there is None:
             note = "at the end of the cheaper run, the other had not been validated"
-        undecided = {"outcome": "undecided", "ours": None, "theirs": None, "cost_flops": cost, "note": note}
-        return Interval().to_dict(name="difference") | undecided
+        missing = {"outcome": None, "ours": None, "theirs": None, "cost_flops": cost, "note": note}
+        return Interval().to_dict(name="difference") | missing
     which = "SALT" if ours.cost[-1] > theirs.cost[-1] else "the baseline"
     return paired_difference(here, there, theirs.tokens, config) | {
         "cost_flops": cost,
@@ -279,11 +279,11 @@ def compare_arms(
     their_metrics: Iterable[Mapping[str, Any]], config: EvalConfig, *, teacher_training_flops: float = 0.0,
     scoring_flops: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """The whole comparison as JSON: `equal_steps`, and where both runs have validations `equal_cost` and
+    """The whole comparison as JSON: `equal_steps`, and where both runs have several validations `equal_cost` and
     `cost_to_match`, each `without_teacher_training` and `with_teacher_training`."""
     result: dict[str, Any] = {"equal_steps": at_equal_steps(ours, theirs, config)}
     mine, base = validation_curve_of(our_metrics), validation_curve_of(their_metrics)
-    if mine is None or base is None:
+    if mine is None or base is None or min(len(mine.step), len(base.step)) < 2:
         return result
     prior = {"without_teacher_training": scoring_flops, "with_teacher_training": scoring_flops + teacher_training_flops}
     return result | {

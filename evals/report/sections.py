@@ -51,11 +51,12 @@ def headline_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     salt = summary.get("salt") or {}
     equal = salt.get("equal_steps") or {}
     if equal.get("outcome"):
-        words = {"win": "SALT wins", "loss": "SALT loses", "undecided": "Undecided"}[equal["outcome"]]
+        words = {"win": "SALT is better", "loss": "SALT is worse", "undecided": "Undecided"}[equal["outcome"]]
         at_cost = ((salt.get("equal_cost") or {}).get(_WITHOUT) or {}).get("outcome")
-        badge = f"{at_cost} at equal cost" if at_cost else ""
+        better = {"win": "better", "loss": "worse", None: "not compared"}
+        badge = f"{better.get(at_cost, at_cost)} at equal cost"
         tone = {"win": "good", "loss": "bad"}.get(at_cost, "")
-        below = f"{number(equal.get('difference')) or 'no'} nats per token at equal steps"
+        below = f"{number(equal.get('difference')) or 'no'} nats per token at equal steps, one pair of runs"
         add("SALT and baseline", words, below, badge=badge, tone=tone, words=True)
     if summary.get("wall_s") is not None:
         memory = summary.get("peak_rss_gib")
@@ -279,7 +280,7 @@ def _excluded_sentences(excluded: Mapping[str, Any]) -> list[str]:
     kinds = cut.get("kinds") or {}
     split = [
         f"{sum(kinds.values()):,} fit only in chunks that do not attend to each other: {counts(kinds)}; "
-        f"{cut.get('apart', 0):,} of these have media or a question. Whole they would need at most: "
+        f"{cut.get('num_split_with_media', 0):,} of these have media or a question. Whole they would need at most: "
         f"{needed(cut.get('needs'))}."
     ]
     if not documents:

@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
 
+from brine.data.corpus.excluded import ExclusionStats
 from brine.evals.config import EvalConfig
 from brine.evals.report.charts import IntervalPoint, Series, dot_chart, line_chart, short, ticks
 from brine.evals.report.page import render, write_report
@@ -139,6 +141,15 @@ def test_odd_results_make_a_page_all_the_same(run, value):
     (run / "evaluate" / "results.json").write_text(value)
     (run / "summary.json").write_text(value)
     Page(render(run, config=EvalConfig()))
+
+
+def test_split_documents_are_counted_as_packing_counted_them(run):
+    stats = ExclusionStats(64, {}, total_documents=5, cut=Counter(page=3), num_split_with_media=2)
+    stats.unsplit_needs["tokens"] = 100
+    (run / "excluded.json").write_text(json.dumps(stats.to_json()))
+    text = "".join(Page(render(run, config=EvalConfig())).words)
+    assert "3 fit only in chunks that do not attend to each other: 3 page; 2 of these have media" in text
+    assert "Whole they would need at most: 100 tokens (a sequence has 64)" in text
 
 
 def test_no_run_folder_is_a_clear_error(tmp_path):
