@@ -117,24 +117,15 @@ def counter_generator(seed: int, *counters: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(content).digest()[:16], "little")))
 
 
-def make_batch(
-    corpus,
-    plan,
-    indices: Iterable[int],
-    *,
-    blank_modalities: Iterable[str] = MODALITIES,
-    transform: Transform | None = None,
-) -> Batch:
+def make_batch(corpus, plan, indices: Iterable[int], *, transform: Transform | None = None) -> Batch:
     """The batch of the given packed sequences of a plan; an index past the plan's end gives padding alone.
 
-    blank_modalities: media removed from chunks that the plan blanks. transform: changes whole documents (same length,
-    same media tokens) before they are cut and blanked: an evaluation swaps media, training augments. Raises
-    ValueError where a transform returns another length.
+    transform: changes whole documents (same length, same media tokens) before they are cut and blanked: an evaluation
+    swaps media, training augments. Raises ValueError where a transform returns another length.
     """
     indices = [int(index) if index < len(plan) else -1 for index in indices]
     chunk_lists = [plan.chunks(index) if index >= 0 else [] for index in indices]
     found = corpus.sequences(dict.fromkeys(chunk[0] for chunks in chunk_lists for chunk in chunks))
-    blank_modalities = tuple(blank_modalities)
     packed_sequences, failures = [], {}
     for index, chunks in zip(indices, chunk_lists, strict=True):
         packed_sequence = []
@@ -149,9 +140,7 @@ def make_batch(
             if transform is not None:
                 sequence = _transformed(transform, document, sequence, index)
             sequence = sequence.slice(start, stop)
-            packed_sequence.append(
-                (document, stop - start, sequence.with_blank_media(blank_modalities) if blank else sequence)
-            )
+            packed_sequence.append((document, stop - start, sequence.with_blank_media() if blank else sequence))
         packed_sequences.append(packed_sequence)
 
     return collate(

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -51,13 +51,16 @@ def batch_bytes(plan: PackingPlan, dims: dict[str, int], num_sequences: int) -> 
 class _StepDataset(torch.utils.data.Dataset):
     """Step number to this rank's batch; spawned workers get a copy that opens the corpus for itself."""
 
-    def __init__(self, corpus, plan: PackingPlan, local_batch_size: int, first: int, stride: int, options: dict):
-        self.corpus, self.plan, self.options = corpus, plan, options
+    def __init__(
+        self, corpus, plan: PackingPlan, local_batch_size: int, first: int, stride: int, transform: Transform | None
+    ):
+        self.corpus, self.plan, self.transform = corpus, plan, transform
         self.local_batch_size, self.first, self.stride = local_batch_size, first, stride
 
     def __getitem__(self, step: int) -> Batch:
         first = self.first + step * self.stride
-        return make_batch(self.corpus, self.plan, range(first, first + self.local_batch_size), **self.options)
+        indices = range(first, first + self.local_batch_size)
+        return make_batch(self.corpus, self.plan, indices, transform=self.transform)
 
 
 def _init_worker(_: int) -> None:
@@ -80,17 +83,13 @@ class Loader:
         world_size: int = 1,
         num_workers: int = 0,
         prefetch_batches: int = 2,
-        drop_last: bool = True,
-        blank_modalities: Iterable[str] = MODALITIES,
         transform: Transform | None = None,
-        on_failure: Callable[[int, str], None] | None = None,
         pin_memory: bool = False,
     ):
         """local_batch_size: sequences of this rank in a step. start_sequence: next global sequence, as `state` gave it.
 
-        num_workers: processes that make batches; 0 makes them in this one, when asked. drop_last: leave out a last step
-        that the plan cannot fill; otherwise it is padded. on_failure(document, reason) is called before the step's
-        batch is returned. Raises ValueError when the plan belongs to another corpus or the numbers cannot work.
+        num_workers: processes that make batches; 0 makes them in this one, when asked. A last step that the plan cannot
+        fill is left out. Raises ValueError when the plan belongs to another corpus or the numbers cannot work.
         """
         if plan.fingerprint != corpus.fingerprint:
             raise ValueError("this plan was made for another corpus (or another encoding): build the plan again")
@@ -106,11 +105,8 @@ class Loader:
         self.corpus, self.plan = corpus, plan
         self.local_batch_size, self.rank, self.world_size = local_batch_size, rank, world_size
         self.num_workers, self.prefetch_batches = num_workers, prefetch_batches
-        self.drop_last, self.pin_memory = drop_last, pin_memory
+        self.pin_memory, self.transform = pin_memory, transform
         self.state = start_sequence
-        self.failures: list[tuple[int, str]] = []
-        self._on_failure = on_failure
-        self._options = {"blank_modalities": tuple(blank_modalities), "transform": transform}
 
     @property
     def global_batch_size(self) -> int:
@@ -119,13 +115,11 @@ class Loader:
 
     def __len__(self) -> int:
         """Steps left from the current state."""
-        left = len(self.plan) - self.state
-        return left // self.global_batch_size if self.drop_last else -(-left // self.global_batch_size)
+        return (len(self.plan) - self.state) // self.global_batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        first = self.state
-        mine = first + self.rank * self.local_batch_size
-        steps = _StepDataset(self.corpus, self.plan, self.local_batch_size, mine, self.global_batch_size, self._options)
+        first, size, stride = self.state, self.local_batch_size, self.global_batch_size
+        steps = _StepDataset(self.corpus, self.plan, size, first + self.rank * size, stride, self.transform)
         num_workers = self._workers_that_fit()
         batches = torch.utils.data.DataLoader(
             steps,
@@ -140,12 +134,8 @@ class Loader:
             generator=torch.Generator(),
         )
         for number, batch in enumerate(batches):
-            for document, reason in batch.failures:
-                self.failures.append((document, reason))
-                if self._on_failure is not None:
-                    self._on_failure(document, reason)
             # counted before it is handed out: once the caller holds a batch, resuming means the one after it
-            self.state = min(first + (number + 1) * self.global_batch_size, len(self.plan))
+            self.state = first + (number + 1) * stride
             yield batch
 
     def _workers_that_fit(self) -> int:

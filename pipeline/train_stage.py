@@ -115,7 +115,7 @@ def select(run: Pipeline) -> list[int]:
         kind = data.kind[scores.document] if salt.selection_per_kind else None
         kept = scores.select_documents(keep=salt.selection_fraction, kind=kind)
         require_selected(kept, min_learnable_tokens=salt.min_learnable_tokens)
-        scores.save(folder, kept=kept)
+        scores.save(folder, kept=kept, ids=data.ids)
         compute_cost.save(folder / "ledger.json")
         return {"kept": scores.document[kept].tolist()}
 

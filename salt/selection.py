@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from brine.common.files import write_text
+from brine.common.files import replacing, write_text
 from brine.model.device import autocast, device_of
 from brine.salt.cost import batch_flops
 
@@ -74,18 +74,17 @@ class DocumentScores:
             kept[ordered] = (before < keep * tokens[member].sum()) & np.isfinite(self.score[ordered])
         return kept
 
-    def save(self, folder: Path, *, kept: np.ndarray, names: Sequence[str] | None = None) -> None:
-        """Writes `scores.npz` (arrays) and `selection.jsonl` (a line per document with the reason)."""
+    def save(self, folder: Path, *, kept: np.ndarray, ids: Sequence[str]) -> None:
+        """Writes `scores.npz` (arrays) and `selection.jsonl` (a line per document, with the reason). ids: all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".scores.npz.tmp", "wb") as file:
+        with replacing(folder / "scores.npz", "wb") as file:
             np.savez(file, **vars(self), kept=kept)
-        (folder / ".scores.npz.tmp").replace(folder / "scores.npz")
         records = zip(*(array.tolist() for array in (*vars(self).values(), kept)), strict=True)
         lines = (
             {
                 "document": document,
-                "id": names[index] if names is not None else None,
+                "id": ids[document],
                 "score": score if np.isfinite(score) else None,
                 "learnable": learnable,
                 "targets": targets,

@@ -129,10 +129,16 @@ class DecodePool:
         finally:
             # an abandoned iteration leaves work behind that a later one must not wait for
             stop.set()
-            tasks = [task for _, _, task in batches if not task.cancel()]
+            tasks, killed = [task for _, _, task in batches if not task.cancel()], False
             while wait(tasks, timeout=0.1).not_done:
+                killed = True
                 for server in list(self._servers):
                     server.process.kill()
+            if killed:
+                # the idle ones too
+                self._idle = queue.LifoQueue()
+                for server in list(self._servers):
+                    self._end(server)
 
     def _run(self, batch: list[Document], answers: queue.SimpleQueue, stop: threading.Event) -> None:
         """Put a result for each document of a batch, by one server after another where they hang or die."""

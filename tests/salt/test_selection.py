@@ -178,14 +178,15 @@ def test_a_choice_that_keeps_nothing_is_told_with_the_remedy():
 def test_what_was_kept_and_why_is_written(tmp_path):
     scores = DocumentScores(np.array([3, 8]), np.array([1.5, -np.inf]), np.array([20, 1]), np.array([30, 30]))
     kept = scores.select_documents(keep=1.0)
-    scores.save(tmp_path, kept=kept, names=["a.py", "b.py"])
+    ids = [f"{number}.py" for number in range(9)]
+    scores.save(tmp_path, kept=kept, ids=ids)
     lines = [json.loads(line) for line in (tmp_path / "selection.jsonl").read_text().splitlines()]
-    assert [(line["id"], line["kept"], line["score"]) for line in lines] == [("a.py", True, 1.5), ("b.py", False, None)]
+    assert [(line["id"], line["kept"], line["score"]) for line in lines] == [("3.py", True, 1.5), ("8.py", False, None)]
     assert lines[1]["reason"] == "only 1 learnable tokens of 30"
     arrays = np.load(tmp_path / "scores.npz", allow_pickle=False)
     assert arrays["kept"].tolist() == [True, False] and arrays["score"].tolist() == [1.5, -np.inf]
     first = (tmp_path / "scores.npz").read_bytes()
-    scores.save(tmp_path, kept=kept)
+    scores.save(tmp_path, kept=kept, ids=ids)
     assert (tmp_path / "scores.npz").read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.npz", "selection.jsonl"]
 

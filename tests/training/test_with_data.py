@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from brine.common.processes import StopSignal, TrainingInterrupted
+from brine.data.batch import make_batch
 from brine.data.corpus.store import CorruptDocumentError, EncodedCorpus, build_corpus
 from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
@@ -103,7 +104,7 @@ def test_every_document_of_a_plan_is_scored(folder, tmp_path):
     plan = PackingPlan.build(corpus, seq_len=ROW, epochs=1, blank_fraction=0.0)
     compute_cost = CostAccounting()
     # an odd number of rows a batch: the last batch is part padding
-    loader = Loader(corpus, plan, local_batch_size=3, drop_last=False)
+    loader = (make_batch(corpus, plan, range(first, first + 3)) for first in range(0, len(plan), 3))
     scores = score_documents(
         model, plan=plan, batches=loader, top_k=10, min_learnable_tokens=4, compute_cost=compute_cost
     )

@@ -117,6 +117,8 @@ encode = brine.data.encode.encode
 def faulty(document, **options):
     if document.id.startswith("hang"):
         time.sleep(600)
+    if document.id.startswith("slow"):
+        time.sleep(1.0)
     if document.id.startswith("die"):
         os.abort()
     once = Path(options["root"]) / document.id
@@ -169,6 +171,22 @@ def test_an_abandoned_iteration_leaves_the_pool_usable(tmp_path, tokenizer):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_idle_servers_that_an_abandoned_iteration_killed_are_not_used_again(tmp_path, tokenizer, monkeypatch):
+    (tmp_path / "faulty_server.py").write_text(FAULTY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(DecodePool, "server_module", "faulty_server")
+    slow, texts = ([Document(f"{name}{n}", (Text("word"),)) for n in range(3)] for name in ("slow", "text"))
+    config = EncodeConfig(decode_timeout_s=60)
+    with DecodePool(root=tmp_path, tokenizer=tokenizer, config=config, num_servers=3, batch_documents=1) as pool:
+        # a server for each; one then hangs, and is killed when nobody waits for it
+        assert len(list(pool.encode(slow))) == len(pool._servers) == 3
+        hanging = pool.encode([texts[0], Document("hang", (Text("word"),))])
+        next(hanging)
+        hanging.close()
+        (result,) = pool.encode(texts[2:])
+        assert result.quarantined is None
 
 
 ORPHAN = """
