@@ -9,17 +9,19 @@ train` makes it again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from brine.common import renamed
+from brine.common.command_line import command, parse
 from brine.common.files import read_json, replacing, write_text
 from brine.data.corpus.store import FORMAT
 from brine.pipeline.run_lock import acquire_lock, release_lock
@@ -37,7 +39,7 @@ def convert(path: Path) -> list[Path]:
     is_run = any(path.glob(f"*/{STAGE_FILE}"))
     known = [(file, change) for pattern, change in FILES.items() for file in sorted(path.glob(pattern))]
     if not known:
-        raise ValueError(f"{path} is no run folder, training stage, saved model, encoded corpus or plan")
+        raise ValueError(f"{path} is not a run folder, training stage, saved model, encoded corpus or plan")
     lock = acquire_lock(path) if is_run else None
     try:
         changed = [file for file, change in known if _rewrite(file, change)]
@@ -94,6 +96,7 @@ def _with(names: dict[str, str]) -> Callable[[dict], dict]:
 FILES: dict[str, Callable[[Any], Any]] = {
     "recipe.json": _settings,
     "runtime.json": _settings,
+    "left_out.json": _with(renamed.EXCLUDED),
     **{f"{at}{STAGE_FILE}": _stage for at in ("", "*/")},
     **{f"{at}{DONE_FILE}": _stage for at in ("", "*/")},
     **{f"{at}checkpoints/step_*/state.json": _state for at in ("", "*/")},
@@ -155,26 +158,25 @@ def _rewrite(file: Path, change: Callable[[Any], Any]) -> bool:
     return True
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 converted, 2 a mistake in the request."""
-    parser = argparse.ArgumentParser(
-        prog="brine convert", description="Rewrite files of versions before 0.2, in place."
-    )
-    parser.add_argument("path", type=Path, help="a run folder, training stage, saved model, encoded corpus or plan")
-    args = parser.parse_args(argv)
-    try:
-        changed = convert(args.path)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if not changed:
-        print("nothing to convert")
-        return 0
-    print(f"{len(changed)} files converted; the previous ones are kept as NAME{BACKUP}")
-    if (args.path / "evaluate.old-1").is_dir():
-        print("the evaluation is kept in evaluate.old-1; the `train.py` command of this run makes it again")
-    return 0
+@dataclass(frozen=True)
+class ConvertOlderRequest:
+    """Rewrite files of versions before 0.2, in place, with the names of today."""
 
+    path: Annotated[Path, tyro.conf.Positional]
+    """A run folder, training stage, saved model, encoded corpus or plan."""
+
+    def run(self) -> None:
+        """Convert, and print how much was. Raises ValueError where `path` is nothing that can be."""
+        changed = convert(self.path)
+        if not changed:
+            print("nothing to convert")
+            return
+        print(f"{len(changed)} files converted; each one that was rewritten is kept as NAME{BACKUP}")
+        if (self.path / "evaluate.old-1").is_dir():
+            print("the evaluation is kept in evaluate.old-1; the `train.py` command of this run makes it again")
+
+
+main = command(lambda argv: parse("convert", ConvertOlderRequest, argv))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -60,13 +60,24 @@ SELECTION = {"why": "reason"}  # fields of selection.jsonl
 CORPUS = {"reading": "reader_version"}  # fields of an encoded corpus's meta.json and building.json
 CORPUS_COLUMNS = {"learn": "loss_mask", "context": "modality_context"}  # arrays of an encoded corpus
 PLAN = {"row_tokens": "seq_len"}  # fields of a stored packing plan
-FORMER_FILES = {"kept_stale.json": "stayed.json", "outputs.json": "made.json", "reader_notes.json": "told.json"}
-"""Files of runs and evaluations by their present name, with the former one."""
+EXCLUDED = {"of_documents": "total_documents", "of_tokens": "total_tokens", "row_tokens": "seq_len"} | {
+    "apart": "num_split_with_media"
+}
+"""Fields of excluded.json."""
+FORMER_FILES = {
+    "kept_stale.json": "stayed.json",
+    "outputs.json": "made.json",
+    "reader_notes.json": "told.json",
+    "excluded.json": "left_out.json",
+    "compute_cost.json": "ledger.json",
+    "filter_log": "rounds",
+}
+"""Files and folders of runs, corpora and evaluations by their present name, with the former one."""
 
 
 def current_file(path: Path) -> Path:
     """The path, or that of the file's former name where only this exists."""
-    former = path.with_name(FORMER_FILES[path.name])
+    former = path.with_name(FORMER_FILES.get(path.name, path.name))
     return former if former.exists() and not path.exists() else path
 
 

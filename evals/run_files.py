@@ -110,8 +110,10 @@ def write_jsonl(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def stage_costs(run: Path, stages: Collection[str] = STAGES) -> dict[str, dict[str, dict[str, float]]]:
-    """{stage: {category: {flops, seconds}}} of the stages with a ledger, without empty categories."""
-    entries = {stage: read_object(run / stage / "ledger.json") for stage in STAGES if stage in stages}
+    """{stage: {category: {flops, seconds}}} of the stages that have it, without empty categories."""
+    entries = {
+        stage: read_object(current_file(run / stage / "compute_cost.json")) for stage in STAGES if stage in stages
+    }
     return {
         stage: {
             category: {"flops": entry.get("flops", 0), "seconds": entry.get("seconds", 0.0)}
@@ -139,9 +141,9 @@ def flops_by_arm(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     flops = {}
     for arm in (arm for arm in ARMS if arm in costs):
         student, teacher = sum_flops(costs[arm], STUDENT_CATEGORY), sum_flops(costs[arm], *TEACHER_CATEGORIES)
-        flops[arm] = {"student": student, "teacher_help": teacher, "teacher_training": 0.0}
+        flops[arm] = {"student": student, "teacher_forward_and_scoring": teacher, "teacher_training": 0.0}
     if salt := flops.get("large_salt"):
-        salt["teacher_help"] += sum_flops(costs.get("select"))
+        salt["teacher_forward_and_scoring"] += sum_flops(costs.get("select"))
         salt["teacher_training"] = teacher_training_flops(costs)
     return flops
 
@@ -196,7 +198,7 @@ def build_summary(run: Path, *, wall_s: float | None = None, peak_rss_gib: float
         "metrics": results.get("metrics") or {},
         "salt": results.get("compare"),
         "compute_cost": {**costs, "total": total_costs(costs), "flops_by_arm": flops_by_arm(costs)},
-        "excluded": read_json(run / "excluded.json"),
+        "excluded": read_json(current_file(run / "excluded.json")),
         "kept_stale": read_json(current_file(run / "kept_stale.json")),
         "targets": check_targets(results.get("targets") or {}, gains, cer),
         "details": {

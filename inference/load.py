@@ -291,8 +291,11 @@ def save_model(
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    # a kill between the two renames below
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    _keep_other_files(old, folder)
     partial.mkdir()
     configs: dict[str, Any] = {"model": model.config.to_dict(), "encode": encode_config.to_dict()}
     roles = None if trained_roles is None else list(trained_roles)
@@ -307,8 +310,13 @@ def save_model(
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
-    for path in sorted(old.iterdir()) if old.exists() else ():
-        if path.name not in (CONFIG, TOKENIZER, WEIGHTS):
-            path.rename(folder / path.name)
+    _keep_other_files(old, folder)
     sync_folder(folder.parent)
+
+
+def _keep_other_files(old: Path, folder: Path) -> None:
+    """Move what is not of the model from a replaced folder to the new one, and delete the rest."""
+    for path in sorted(old.iterdir()) if old.exists() else ():
+        if path.name not in (CONFIG, TOKENIZER, WEIGHTS) and not (folder / path.name).exists():
+            path.rename(folder / path.name)
     shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,9 @@
 `flock` is released by the kernel when its process dies, however it dies.
 """
 
+import contextlib
 import fcntl
+import logging
 import os
 import socket
 import time
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from brine.training.parallel.distributed import RankFailedError
+
+logger = logging.getLogger("brine.pipeline")
 
 LOCK_NAME = "lock"
 ORPHAN_GRACE_S = 10.0
@@ -44,6 +48,9 @@ def acquire_lock(folder: Path) -> int:
                     f"{folder} is in use by {holder}: wait for it, end it, or choose another run folder"
                 ) from None
             time.sleep(0.1)
+        except OSError as error:
+            logger.warning("%s: its file system has no locks (%s): let no other process use it", folder, error)
+            break
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return handle
@@ -51,7 +58,8 @@ def acquire_lock(folder: Path) -> int:
 
 def release_lock(handle: int) -> None:
     """Release a lock; closing alone would not, where a forked data worker holds a copy of the handle."""
-    fcntl.flock(handle, fcntl.LOCK_UN)
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
     os.close(handle)
 
 
@@ -63,6 +71,8 @@ def is_run_locked(folder: Path) -> bool:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
+            except OSError:
+                return False
             fcntl.flock(file, fcntl.LOCK_UN)
             return False
     except FileNotFoundError:

@@ -87,7 +87,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
         name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),
         inputs=model_stages.stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True,
         protected=True,
-        output_names=("events.jsonl", "ledger.json", "checkpoints", "model", "tensorboard"),
+        output_names=("events.jsonl", "compute_cost.json", "checkpoints", "model", "tensorboard"),
         extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
     )  # fmt: skip
 
@@ -116,12 +116,12 @@ def select(run: Pipeline) -> list[int]:
         kept = scores.select_documents(keep=salt.selection_fraction, kind=kind)
         require_selected(kept, min_learnable_tokens=salt.min_learnable_tokens)
         scores.save(folder, kept=kept, ids=data.ids)
-        compute_cost.save(folder / "ledger.json")
+        compute_cost.save(folder / "compute_cost.json")
         return {"kept": scores.document[kept].tolist()}
 
     stage = run.stage(
         "select", build, config=model_stages.selection_settings(run.recipe), inputs=[*run.corpus_stages, "small"],
-        output_names=("scores.npz", "selection.jsonl", "ledger.json"),
+        output_names=("scores.npz", "selection.jsonl", "compute_cost.json"),
     )  # fmt: skip
     return stage.result["kept"]
 

@@ -73,7 +73,7 @@ class Trainer:
 
     model: initialised, the same on every rank; or on the meta device, and then initialised from `config.seed` once its
     parameters are on their device. A checkpoint replaces its weights. folder: gets `checkpoints/`, `metrics.jsonl`,
-    `events.jsonl` and `ledger.json`. runtime: from `resolve_runtime`, applied by `apply_runtime`. cost_category:
+    `events.jsonl` and `compute_cost.json`. runtime: from `resolve_runtime`, applied by `apply_runtime`. cost_category:
     `student` or `teacher_training`. kinds: names of the batch's kinds of document. on_step: called with the number of
     steps done after each."""
 
@@ -325,7 +325,7 @@ class Trainer:
         good = self.guard.trusted_until(self.step)
         path = self.saver.begin(step=self.step, model=self.model, optimizer=self.optimizer, state=state, good=good)
         if self.world.is_main:
-            self.compute_cost.save(self.folder / "ledger.json")
+            self.compute_cost.save(self.folder / "compute_cost.json")
         self.last = Checkpoint(folder=path, step=self.step, state=state)
         return self.last
 

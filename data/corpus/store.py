@@ -40,6 +40,9 @@ from brine.data.tokenizer import Tokenizer
 logger = logging.getLogger("brine.store")
 
 FORMAT = 3
+FINGERPRINT_FORMAT = 2
+"""Raised where stored documents change. Format 3 renamed files alone, and filter passes and plans of before stay valid.
+"""
 READER_VERSION = 1
 """Raised where documents come in another order or split: a build that was begun with another one is begun again."""
 
@@ -248,8 +251,8 @@ class EncodedCorpus:
     @property
     def fingerprint(self) -> str:
         """Identifies the documents, their order and their encoding; plans carry it."""
-        identity = self.meta["identity"] | {"keep_media": None, "shard_mib": None, "shard_documents": None}
-        content = json.dumps([identity, self.num_documents], sort_keys=True).encode()
+        same = {"format": FINGERPRINT_FORMAT, "keep_media": None, "shard_mib": None, "shard_documents": None}
+        content = json.dumps([self.meta["identity"] | same, self.num_documents], sort_keys=True).encode()
         return hashlib.sha256(content + self._index["crc32"].tobytes()).hexdigest()
 
     @functools.cached_property

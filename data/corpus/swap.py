@@ -17,9 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from brine.common.files import read_json
+from brine.common.renamed import current_file
 from brine.data.corpus.shards import shard_path, write_json
 
 logger = logging.getLogger("brine.store")
+
+FILTER_LOG = "filter_log"
+"""Folder of a corpus's filter passes."""
 
 
 class CorpusLockedError(ValueError):
@@ -110,7 +114,7 @@ def init_build_folder(folder: Path, identity: dict) -> bool:
 def swap_in(new: Path, folder: Path, *, keep_filter_log: bool) -> None:
     """Put a finished corpus in place of a former one. keep_filter_log: else it becomes `filter_log.former`."""
     folder, former = folder.resolve(), replaced_path(folder)
-    filter_log, kept = folder / "filter_log", new / ("filter_log" if keep_filter_log else "filter_log.former")
+    filter_log, kept = current_file(folder / FILTER_LOG), new / (FILTER_LOG + ".former" * (not keep_filter_log))
     if filter_log.is_dir():
         shutil.copytree(filter_log, kept, dirs_exist_ok=True)
         if not keep_filter_log:

@@ -20,13 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from brine.common.renamed import current_file
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus
+from brine.data.corpus.swap import FILTER_LOG
 from brine.data.filters.filter_context import Filter, FilterContext, FilterError, FilterResult
 
 FORMAT = 1
 RECORDS = ("filter.json", "round.json")
-"""File of a pass's record, and its name until 0.1, when the folder was called `rounds`."""
+"""File of a pass's record, and its name until 0.1."""
 _FORMER_KEYS = {"judged": "inspected", "tokens_judged": "tokens_inspected"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _FOLDER = re.compile(r"(\d{2,4})_([a-z][a-z0-9_]{0,79})")
@@ -37,8 +39,7 @@ class FilterLog:
 
     def __init__(self, corpus: EncodedCorpus):
         self.corpus = corpus
-        folders = [Path(corpus.folder) / name for name in ("filter_log", "rounds")]
-        self.folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+        self.folder = current_file(Path(corpus.folder) / FILTER_LOG)
         self._fingerprint = corpus.fingerprint
         self.records: list[dict] = []
         self._digests: list[str] = []

@@ -67,7 +67,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
         sections.cost_section(compute_cost),
         sections.record_section(
             [line for folder in ("corpus", "encoded") for line in read_jsonl(run / folder / "quarantine.jsonl")],
-            read_object(run / "excluded.json"),
+            read_object(current_file(run / "excluded.json")),
             {stage: read_jsonl(run / stage / "events.jsonl") for stage in stages},
             read_json(run / "recipe.json"),
             environment,

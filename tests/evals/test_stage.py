@@ -61,7 +61,7 @@ def run(tmp_path, make_corpus, tokenizer):
             for step in (1, 2, 4)
         ]
         (folder / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (folder / stage / "ledger.json").write_text(json.dumps(LEDGER))
+        (folder / stage / "compute_cost.json").write_text(json.dumps(LEDGER))
     models = {name: loaded(tokenizer, seed) for seed, name in enumerate(("small", "large_salt", "large_baseline"))}
     results = evaluate(folder / "evaluate", corpus=corpus, models=models, config=CONFIG, quiet=True)
     return SimpleNamespace(folder=folder, corpus=corpus, models=models, results=results)
@@ -113,7 +113,7 @@ def test_summary_has_the_promised_shape(run):
     compute_cost = summary["compute_cost"]
     assert compute_cost["flops_by_arm"]["large_salt"] == {
         "student": 1000.0,
-        "teacher_help": 50.0,
+        "teacher_forward_and_scoring": 50.0,
         "teacher_training": 1000.0,
     }
     assert compute_cost["flops_by_arm"]["large_baseline"]["teacher_training"] == 0.0
@@ -128,7 +128,7 @@ def test_a_folder_left_by_an_earlier_request_is_not_billed(tmp_path, make_corpus
     corpus = make_corpus([("text", 3, {"level": 0})])
     for stage in ("small", "large_salt", "large_baseline"):
         (tmp_path / stage).mkdir()
-        (tmp_path / stage / "ledger.json").write_text(json.dumps(LEDGER))
+        (tmp_path / stage / "compute_cost.json").write_text(json.dumps(LEDGER))
     models = {"small": loaded(tokenizer, 0), "large_salt": loaded(tokenizer, 1)}
     stages = ("encoded", "small", "large_salt")
     evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG, stages=stages, quiet=True)

@@ -65,6 +65,20 @@ def test_a_save_that_dies_leaves_the_old_model(folder, monkeypatch):
     load(folder)
 
 
+@pytest.mark.parametrize("new_is_there", [True, False])
+def test_a_save_after_a_kill_between_its_renames_loses_no_file(folder, new_is_there):
+    """The former folder was renamed already; the new one was, or was not."""
+    one, old = load(folder), folder.with_name(".model.old")
+    if new_is_there:
+        shutil.copytree(folder, old)
+    else:
+        folder.rename(old)
+    (old / "notes.txt").write_text("mine")
+    save_model(folder, one.model, encode_config=one.encode_config, tokenizer=one.tokenizer)
+    assert (folder / "notes.txt").read_text() == "mine" and not old.exists()
+    load(folder)
+
+
 def test_checkpoint_of_another_shape_is_named(folder):
     configs = json.loads((folder / CONFIG).read_text())
     configs["model"]["mlp_dim"] *= 2

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from brine.convert import BACKUP, convert, main
-from brine.data.corpus.store import EncodedCorpus
+from brine.data.corpus.store import CorpusError, EncodedCorpus, build_corpus
+from brine.data.filters.filter_log import FilterLog
+from brine.data.loader import Loader
 from brine.data.packing.plan import ARRAYS, PackingPlan
+from brine.data.tokenizer import Tokenizer
+from brine.evals.run_files import build_summary
 from brine.model.config import ModelConfig
 from brine.pipeline.model_stages import check_trained_stages, stage_inputs, stage_settings, train_config_of
 from brine.pipeline.recipe import MODEL_STAGES
@@ -117,6 +121,16 @@ def test_records_have_the_names_of_today(run):
     assert corpus.num_documents == 40 and corpus.document(0).parts[0].loss_mask is False
 
 
+def test_what_training_excluded_is_read_under_its_former_name(run):
+    left_out = {"documents": 1, "of_documents": 4, "row_tokens": 64, "cut": {"kinds": {"page": 2}, "apart": 1}}
+    (run / "left_out.json").write_text(json.dumps(left_out))
+    convert(run)
+    (run / "evaluate.old-1").rename(run / "evaluate")
+    summary = build_summary(run)
+    assert summary["excluded"]["total_documents"] == 4 and summary["excluded"]["cut"]["num_split_with_media"] == 1
+    assert summary["compute_cost"]["small"]["teacher_training"]["flops"] > 0
+
+
 def test_a_conversion_is_finished_and_kept(run):
     """Cut off after any file, the same command ends it; what was there stays beside each file."""
     text = (run / "recipe.json").read_bytes()
@@ -126,6 +140,39 @@ def test_a_conversion_is_finished_and_kept(run):
     assert convert(run) == []
     os.replace(run / f"recipe.json{BACKUP}", run / "recipe.json")
     assert convert(run) == [run / "recipe.json"] and b"packing" in (run / "recipe.json").read_bytes()
+
+
+@pytest.fixture
+def corpus(tmp_path) -> Path:
+    """A corpus of 12 documents, two of them dropped as duplicates, and a packing plan of the others."""
+    with tarfile.open(Path(__file__).parent / "data" / "corpus_before_0_2.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "corpus"
+
+
+def test_filter_passes_and_plans_of_a_converted_corpus_stay_valid(corpus):
+    with pytest.raises(CorpusError, match=f"of format 2, not 3: convert it with `brine convert {corpus}`"):
+        EncodedCorpus.open(corpus)
+    assert corpus / "plans" / "train.npz" in convert(corpus) and convert(corpus) == []
+    opened = EncodedCorpus.open(corpus)
+    kept = FilterLog.open(opened).kept_mask()
+    assert np.flatnonzero(~kept).tolist() == [5, 7]
+    loader = Loader(opened, PackingPlan.load(corpus / "plans" / "train.npz"), local_batch_size=1)
+    documents = {int(number) for batch in loader for number in batch.document.unique()} - {-1}
+    assert documents == set(np.flatnonzero(kept & (opened.split == 0)).tolist())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_filter_passes_of_before_are_kept_when_the_corpus_is_made_again(corpus, same):
+    """The folder has its former name, and stays, or becomes `filter_log.former` where documents changed."""
+    convert(corpus)
+    if not same:
+        with open(corpus.parent / "docs.jsonl", "a") as manifest:
+            manifest.write('{"id": "new", "split": "train", "content": [{"type": "text", "text": "new"}]}\n')
+    tokenizer = Tokenizer.load(corpus / "tokenizer.json")
+    again = build_corpus(corpus.parent / "docs.jsonl", corpus, tokenizer=tokenizer, num_workers=1, shard_documents=5)
+    assert len(FilterLog.open(again)) == same
+    assert (corpus / "filter_log.former" / "01_exact_duplicates" / "round.json").is_file() == (not same)
 
 
 def test_a_plan_of_before_is_read_after_conversion(tmp_path):
@@ -144,4 +191,4 @@ def test_a_plan_of_before_is_read_after_conversion(tmp_path):
 
 def test_a_path_that_holds_nothing_is_named(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
-    assert f"error: {tmp_path} is no run folder" in capsys.readouterr().err
+    assert f"error: {tmp_path} is not a run folder" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Stages are skipped, continued or done again for the right reason, and a run folder has one owner."""
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import subprocess
@@ -139,6 +141,16 @@ def test_lock_waits_for_the_workers_of_a_dead_run(tmp_path):
     with StageStore(tmp_path):
         assert is_run_locked(tmp_path)
     assert not is_run_locked(tmp_path)
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with StageStore(tmp_path):
+        assert not is_run_locked(tmp_path)
+    assert "has no locks" in caplog.text and "let no other process use it" in caplog.text
 
 
 def test_unwritable_folder_is_named(tmp_path):

@@ -92,7 +92,7 @@ def test_tables_are_as_large_as_made():
     assert plan_memory.rope_table_bytes(RunSettings(TINY, TOKENS)) == made
 
 
-def test_model_flops_are_those_of_the_ledger():
+def test_model_flops_are_those_that_training_counts():
     local, everywhere = areas(LONG)
     billed = forward_flops(LONG.model, num_tokens=LONG.seq_len, local_pairs=local, global_pairs=everywhere)
     assert plan_time.model_flops(LONG, 2) == pytest.approx(6 * billed, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Configs, schedule, optimiser groups, ledger, metrics, console and runtime, each on its own."""
+"""Configs, schedule, optimiser groups, compute cost, metrics, console and runtime, each on its own."""
 
 import json
 import math
@@ -109,15 +109,15 @@ def test_optimizer_state_of_a_stranger_is_refused():
         optimizer.prepare_state({"adamw/head.weight/exp_avg": (3,)})
 
 
-def test_ledger_adds_up(tmp_path):
+def test_compute_cost_adds_up(tmp_path):
     compute_cost = CostAccounting()
     compute_cost.add_cost("student", flops=10**18 + 1, seconds=2.0)
     compute_cost.add_cost("teacher_forward", flops=5, seconds=0.5)
     compute_cost.add_cost("scoring", flops=7)
     # exact far beyond a double's integers
     assert compute_cost.total_flops() == 10**18 + 13 and compute_cost.total_seconds() == 2.5
-    compute_cost.save(tmp_path / "ledger.json")
-    stored, read = json.loads((tmp_path / "ledger.json").read_text()), CostAccounting()
+    compute_cost.save(tmp_path / "compute_cost.json")
+    stored, read = json.loads((tmp_path / "compute_cost.json").read_text()), CostAccounting()
     assert stored == compute_cost.to_dict() and set(stored) == set(COST_CATEGORIES)
     read.take(stored)
     assert read.flops == compute_cost.flops and read.seconds == compute_cost.seconds
@@ -130,7 +130,7 @@ def test_ledger_adds_up(tmp_path):
 def test_teacher_training_goes_on_its_own_account(tmp_path):
     result = tiny_train(tmp_path, cost_category="teacher_training")
     assert result.compute_cost.flops["student"] == 0 < result.compute_cost.flops["teacher_training"]
-    stored = json.loads((tmp_path / "ledger.json").read_text())
+    stored = json.loads((tmp_path / "compute_cost.json").read_text())
     assert {name: entry["flops"] for name, entry in stored.items()} == result.compute_cost.flops
 
 

@@ -9,11 +9,12 @@ import os
 import shutil
 from pathlib import Path
 
+from brine.common.renamed import current_file
 from brine.training.checkpoint.checkpoint import Checkpoint, DamagedCheckpointError, check, list_checkpoints
 from brine.training.config import TrainConfig, learning_rate
 from brine.training.logging.metrics import append_event, read_lines
 
-COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
+COPIED = ("metrics.jsonl", "events.jsonl", "compute_cost.json")
 
 
 def check_extension(old: TrainConfig, new: TrainConfig) -> None:
@@ -58,8 +59,8 @@ def link_checkpoints(old: Path, fresh: Path, *, checkpoint: Checkpoint, num_step
         if found.step <= checkpoint.step:
             shutil.copytree(found.folder, fresh / "checkpoints" / found.folder.name, copy_function=_link)
     for name in COPIED:
-        if (old / name).exists():
-            shutil.copyfile(old / name, fresh / name)
+        if (file := current_file(old / name)).exists():
+            shutil.copyfile(file, fresh / name)
     if (old / "tensorboard").is_dir():
         shutil.copytree(old / "tensorboard", fresh / "tensorboard")
     append_event(fresh, "extended", step=checkpoint.step, num_steps=num_steps)

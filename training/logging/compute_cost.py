@@ -50,5 +50,5 @@ class CostAccounting:
         self.flops, self.seconds = fresh.flops, fresh.seconds
 
     def save(self, path: Path) -> None:
-        """Write `ledger.json`, whole or not at all."""
+        """Write `compute_cost.json`, whole or not at all."""
         write_json(path, self.to_dict())

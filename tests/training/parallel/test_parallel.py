@@ -204,7 +204,7 @@ def same(one: Path, other: Path) -> None:
 def test_every_mesh_gives_the_same_losses(size, context_parallel, dp_shard, trained):
     one, folder = trained / f"one-{context_parallel == size}", trained / f"{size}-{context_parallel}-{dp_shard}"
     same(one, folder)
-    billed = [json.loads((path / "ledger.json").read_text()) for path in (folder, one)]
+    billed = [json.loads((path / "compute_cost.json").read_text()) for path in (folder, one)]
     assert billed[0]["student"]["flops"] == billed[1]["student"]["flops"]
 
 
