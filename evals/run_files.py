@@ -161,7 +161,8 @@ def total_costs(costs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def check_targets(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Mapping[str, Any]) -> dict[str, Any]:
-    """Each target with its value and whether it was reached (None: not measured); a gain must also be above 0."""
+    """Each target with its value and whether it was reached (None: not measured, or a gain of a single document); a
+    gain must also be above 0 with its whole interval."""
     result = {}
     for name, target in targets.items():
         if target is None:
@@ -169,8 +170,10 @@ def check_targets(targets: Mapping[str, Any], gains: Mapping[str, Any], cer: Map
         modality, _, metric = name.rpartition("_")
         gain = gains.get(modality) or {}
         value, reached = gain.get("gain") if metric == "gain" else cer.get(modality), None
-        if value is not None:
-            reached = value >= target and (gain.get("low") or 0) > 0 if metric == "gain" else value <= target
+        if value is not None and metric != "gain":
+            reached = value <= target
+        elif value is not None and gain.get("low") is not None:
+            reached = value >= target and gain["low"] > 0
         result[name] = {"target": target, "value": value, "reached": reached}
     return result
 

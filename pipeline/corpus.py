@@ -113,7 +113,7 @@ def encode(run: Pipeline, folder: Path, manifest: Path) -> dict:
         corpus = build_corpus(
             source, folder / STORE, tokenizer=tokenizer, config=config.encode, num_workers=workers, progress=True
         )
-        for line in source.summary_lines():
+        for line in corpus.summary_lines:
             logger.info("%s", line)
     quarantined = corpus.quarantine()
     if quarantined:

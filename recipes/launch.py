@@ -128,6 +128,8 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str, *,
         recipe = make()
     except (TypeError, AttributeError, NameError, KeyError, ImportError) as error:
         raise ValueError(f"the recipe {name} fails, with {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"the recipe {name}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name} returns {type(recipe).__name__}: a recipe's function returns a Recipe")
     if on_a_page:

@@ -18,7 +18,7 @@ from pathlib import Path
 from brine.common.files import write_text
 from brine.common.formatting import progress_bar
 from brine.data.files.source_files import SourceFile, read_source, source_hash
-from brine.synth.config import SPLITS, SynthConfig, SynthError
+from brine.synth.config import INSTALL, SPLITS, SynthConfig, SynthError
 from brine.synth.plan import CorpusPlan, plan_corpus
 from brine.synth.render_pool import RenderPool
 from brine.synth.sources.features import cluster_near_duplicates, split_clusters
@@ -35,7 +35,7 @@ def build_synth_corpus(config: SynthConfig, out_dir: Path, *, progress: bool = T
     without documents, a missing library and an out_dir that cannot be written; RuntimeError when a process ends.
     """
     if missing := [name for name in ("av", "espeakng_loader", "pygments", "soundfile") if find_spec(name) is None]:
-        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: run `uv sync --group corpus`")
+        raise SynthError(f"making the synthetic corpus needs {', '.join(missing)}: {INSTALL}")
     times = [time.monotonic()]
     bounds = {"min_file_bytes": config.min_file_bytes, "max_file_kib": config.max_file_kib}
     files, skipped = read_source(config.source, **bounds, exclude=out_dir)

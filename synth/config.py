@@ -17,6 +17,10 @@ SPLITS = ("train", "validation", "test")
 NONE = (0, 0, 0, 0)
 
 
+INSTALL = "run `uv sync --group corpus` (outside a checkout, `pip install espeakng-loader pygments`)"
+"""Remedy for a missing library."""
+
+
 class SynthError(ValueError):
     """The corpus cannot be made; the message names what is wrong and what to do about it."""
 

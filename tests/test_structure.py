@@ -65,6 +65,8 @@ def imports_of(path: Path, *, typing: bool = True) -> frozenset[str]:
             assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno} imports relatively: write brine.X"
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= inner & MODULES or {node.module}
+        elif isinstance(node, ast.Call) and "import_module" in ast.dump(node.func):
+            names |= {each.value for each in node.args if isinstance(each, ast.Constant)}
     return frozenset(names)
 
 

@@ -45,10 +45,10 @@ def _tokenizer(request: SourceOptions) -> Tokenizer:
     return Tokenizer.load(request.tokenizer) if request.tokenizer is not None else byte_tokenizer()
 
 
-def _print_counts(title: str, stats: CorpusStats, source: DocumentSource) -> None:
+def _print_counts(title: str, stats: CorpusStats, summary_lines: list[str]) -> None:
     print(f"{sanitize(title)}\n")
     print_plain_or_rich(*report(stats))
-    for line in source.summary_lines():
+    for line in summary_lines:
         print(sanitize(line, 1000))
 
 
@@ -88,7 +88,7 @@ def check(request: CheckRequest) -> int:
     if found.interrupted:
         seen = stats.num_documents + stats.num_quarantined
         print(f"interrupted: what follows counts the {seen:,} documents seen so far")
-    _print_counts(f"{source.path}: {source.format}", stats, source)
+    _print_counts(f"{source.path}: {source.format}", stats, source.summary_lines())
     if found.missing:
         names = ", ".join(sanitize(name, 60) for name in found.missing[:5])
         print(f"no longer there under this name: {len(found.missing):,} ({names})")
@@ -128,7 +128,7 @@ def build(request: BuildRequest) -> int:
         overwrite_other=False,
     )
     stats, vocab_size = CorpusStats.from_corpus(corpus), corpus.tokenizer.vocab_size
-    _print_counts(f"{request.folder}: {vocab_size:,} ids, from {source.format}", stats, source)
+    _print_counts(f"{request.folder}: {vocab_size:,} ids, from {source.format}", stats, corpus.summary_lines)
     print(f"quarantine file: {request.folder / 'quarantine.jsonl'}")
     extra = {"format": source.format, "vocab_size": vocab_size, "fingerprint": corpus.fingerprint}
     print(json.dumps(stats.to_json() | extra | {"seconds": round(time.monotonic() - began, 3)}))

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,11 @@ class FileRecorder:
     def __exit__(self, *_) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def items(self, skip: int) -> Iterator[Document | Quarantined]:
-        """What the source gives after `skip` items; the files of each are recorded before it is handed out."""
+    def items(self, skip: int, quarantined: Container[str]) -> Iterator[Document | Quarantined]:
+        """What the source gives after `skip` items; the files of each are recorded before it is handed out.
+
+        quarantined: ids of those among the skipped that could not be decoded, and do not count.
+        """
         containers = () if skip else self.source.containers
         items = iter(self.source.documents())
         while True:
@@ -96,6 +99,8 @@ class FileRecorder:
                 return
             if skip:
                 skip -= 1
+                if isinstance(item, Document) and item.id in quarantined:
+                    self.source.uncount(item)
                 continue
             named = [*((path, True) for path in containers), *_files_of(item, texts)]
             self._pending.append({path: self._record_file(path, container) for path, container in named})

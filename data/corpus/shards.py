@@ -74,6 +74,11 @@ class ShardWriter:
         self.quarantine: list[dict] = []
         self.files: dict[str, FileRecord] = {}
 
+    def quarantined_ids(self) -> set[str]:
+        """Ids of what was quarantined in the shards that are whole."""
+        files = (shard_path(self.folder, number) / "quarantine.jsonl" for number in range(len(self.shards)))
+        return {json.loads(line)["id"] for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+
     def note(self, files: dict[str, FileRecord]) -> None:
         """Take the files that the next item was made from."""
         self.files |= files

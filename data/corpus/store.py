@@ -156,7 +156,7 @@ def _encode(
         FileRecorder(source, max_file_mib=config.max_file_mib) as recorder,
     ):
         results = progress_bar(
-            pool.encode(recorder.items(writer.items_done)), desc="encode", unit=" docs", smoothing=0.05,
+            pool.encode(recorder.items(writer.items_done, writer.quarantined_ids())), desc="encode", unit=" docs", smoothing=0.05,
             initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
         )  # fmt: skip
         for result in results:
@@ -176,6 +176,7 @@ def _encode(
         )
     meta = {"identity": identity, "manifest": str(source.path.resolve()), "root": str(source.root)}
     meta |= {"encode": config.to_dict(), "build_s": round(time.monotonic() - began, 3)}
+    meta["summary"] = source.summary_lines()
     write_json(build_folder / "meta.json", meta | counts)
 
 
@@ -269,6 +270,11 @@ class EncodedCorpus:
         """Document ids in order."""
         with open(self.folder / "documents.jsonl", "rb") as file:
             return [json.loads(line)["id"] for line in file]
+
+    @property
+    def summary_lines(self) -> list[str]:
+        """What reading the source found, by `DocumentSource.summary_lines` without what was quarantined."""
+        return self.meta.get("summary", [])
 
     def quarantine(self) -> list[dict]:
         """Records of what the build quarantined."""

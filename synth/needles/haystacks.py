@@ -27,7 +27,7 @@ from brine.data.files.source_files import SourceFile
 from brine.data.media.decode import Decoded, decode_part
 from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import Tokenizer
-from brine.synth.config import SynthError
+from brine.synth.config import INSTALL, SynthError
 from brine.synth.needles import needle
 from brine.synth.plan import first_names, media_path
 from brine.synth.render_worker import Renderer
@@ -75,7 +75,7 @@ def check_dependencies(tasks: Iterable[str]) -> None:
     if idle:
         names = dict.fromkeys(name for task in missing for name in missing[task])
         raise SynthError(
-            f"needles of {', '.join(idle)} take {', '.join(names)}, not installed here: run `uv sync --group corpus` "
+            f"needles of {', '.join(idle)} take {', '.join(names)}, not installed here: {INSTALL} "
             f"or leave out {'these modalities' if len(idle) > 1 else 'this modality'}"
         )
 

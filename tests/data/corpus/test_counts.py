@@ -5,6 +5,7 @@ import json
 import pytest
 
 from brine.data.cli.main import main
+from brine.data.corpus.shards import ShardWriter
 from brine.data.corpus.statistics import quarantine_summary
 from brine.data.corpus.store import build_corpus
 from brine.data.formats.open import open_source
@@ -59,6 +60,28 @@ def test_the_same_of_a_build(tmp_path, tokenizer, config):
     corpus = build_corpus(source, tmp_path / "c", tokenizer=tokenizer, config=config, num_workers=1)
     assert source.split_origins == {"field of the record": {"train": 3, "test": 2}} and source.extensions == {"png": 5}
     assert quarantine_summary(corpus.quarantine()).startswith("3 documents are quarantined (3 file '…': not an image")
+
+
+def test_a_build_that_was_stopped_and_one_that_is_finished_count_the_same(tmp_path, tokenizer, config, monkeypatch):
+    path, add, seen = material(tmp_path / "m", b"x", folders=False), ShardWriter.add, []
+
+    def stopping(self, result):
+        seen.append(result)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        add(self, result)
+
+    def build():
+        source, options = open_source(path), {"num_workers": 1, "shard_documents": 2}
+        # a tokenizer is trained on it first
+        list(source.documents())
+        return build_corpus(source, tmp_path / "c", tokenizer=tokenizer, config=config, **options).summary_lines
+
+    monkeypatch.setattr(ShardWriter, "add", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    for _ in range(2):
+        assert build() == ["media by extension: 5 .png", "splits: by field of the record (train 3, test 2)"]
 
 
 def test_reasons_are_counted_by_kind():
