@@ -149,6 +149,8 @@ def filter(request: FilterRequest) -> int:
     for record in filter_log.records:
         print(f"dropped and why: {filter_log.path_of(record) / 'dropped.jsonl'}")
     kept = filter_log.kept_mask()
+    if not kept.any():
+        print("error: no document is left: undo the last pass with --undo 1", file=sys.stderr)
     dropped = {record["name"]: record["dropped"] for record in filter_log.records}
     print(json.dumps({"documents": len(kept), "kept": int(kept.sum()), "dropped": dropped}))
     return 0 if kept.any() else 1

@@ -62,7 +62,9 @@ def render(run: Path, *, config: EvalConfig) -> str:
         needles_section(read_needle_results(run / "needle" / "results.json")),
         samples_section(read_jsonl(run / "evaluate" / "transcripts.jsonl"), budget),
         curves_section(metrics, teacher_training_flops(compute_cost)),
-        sections.salt_section(results.get("compare"), compute_cost),
+        sections.salt_section(
+            results.get("compare"), compute_cost, selection=read_jsonl(run / "select" / "selection.jsonl")
+        ),
         sections.losses_section(results),
         sections.cost_section(compute_cost),
         sections.record_section(

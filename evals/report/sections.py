@@ -5,7 +5,7 @@ Each section is a dict for the template of its id, or None where the run has no 
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brine.data.document import MODALITIES
@@ -102,8 +102,13 @@ def gains_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def salt_section(compare: Mapping[str, Any] | None, compute_cost: Mapping[str, Any]) -> dict[str, Any] | None:
-    """SALT against baseline: the outcome in words, and the differences with their intervals."""
+def salt_section(
+    compare: Mapping[str, Any] | None, compute_cost: Mapping[str, Any], *, selection: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any] | None:
+    """SALT against baseline: the outcome in words, and the differences with their intervals.
+
+    selection: a line for each document that data selection scored.
+    """
     if not compare or not compare.get("equal_steps"):
         return None
     cost = compare.get("equal_cost") or {}
@@ -126,6 +131,7 @@ def salt_section(compare: Mapping[str, Any] | None, compute_cost: Mapping[str, A
     return {
         "id": "salt",
         "outcome": salt_sentence(compare),
+        "selection": _selection_sentence(selection),
         "match": compare.get("cost_to_match"),
         "arms": compute_cost.get("flops_by_arm") or {},
         "chart": dot_chart("SALT minus baseline", dots, x_label="nats per token; below 0 SALT is better"),
@@ -135,6 +141,18 @@ def salt_section(compare: Mapping[str, Any] | None, compute_cost: Mapping[str, A
             "notes": [entry.get("note") for _, _, entry in named],
         },
     }
+
+
+def _selection_sentence(selection: Sequence[Mapping[str, Any]]) -> str:
+    kept = [line for line in selection if line.get("kept")]
+    targets, of_targets = (sum(line.get("targets", 0) for line in lines) for lines in (kept, selection))
+    if not of_targets:
+        return ""
+    return (
+        f"During its first stage the model with SALT was trained on {len(kept):,} of {len(selection):,} documents "
+        f"({percent(targets / of_targets)} of the targets), those that an early checkpoint of the small model found "
+        "hardest, and then, as the baseline was, on all."
+    )
 
 
 def salt_sentence(compare: Mapping[str, Any]) -> str:

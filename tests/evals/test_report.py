@@ -143,6 +143,14 @@ def test_odd_results_make_a_page_all_the_same(run, value):
     Page(render(run, config=EvalConfig()))
 
 
+def test_what_selection_kept_is_said(run):
+    (run / "select").mkdir()
+    lines = [{"kept": number < 2, "targets": 10 * (number + 1)} for number in range(4)]
+    (run / "select" / "selection.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = " ".join("".join(Page(render(run, config=EvalConfig())).words).split())
+    assert "was trained on 2 of 4 documents (30 % of the targets)" in text
+
+
 def test_split_documents_are_counted_as_packing_counted_them(run):
     stats = ExclusionStats(64, {}, total_documents=5, cut=Counter(page=3), num_split_with_media=2)
     stats.unsplit_needs["tokens"] = 100
