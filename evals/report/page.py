@@ -75,6 +75,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
             environment,
             kept_stale=read_object(current_file(run / "kept_stale.json")),
             split_documents=results.get("split_documents"),
+            reader_notes=read_object(run / "encoded" / "store" / "meta.json").get("summary") or (),
         ),
     ]
     return _environment().get_template("page.html").render(

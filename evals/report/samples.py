@@ -9,6 +9,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
+from brine.evals.report.tables import cell_name
 from brine.evals.transcribe import align
 
 MIME = {
@@ -87,7 +88,7 @@ def _sample(sample: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
     elif isinstance(edits, int) and reference:
         badge = f"{edits} edit{'s' if edits != 1 else ''} in {len(reference)} characters"
     media = [_media(part, budget) for part in sample.get("media") or [] if isinstance(part, dict)]
-    name, tone = f"{sample.get('kind', 'document')}, level {sample.get('level', 0)}", "good" if edits == 0 else ""
+    name, tone = cell_name(sample.get("kind", "document"), sample.get("level", 0)), "good" if edits == 0 else ""
     return {"media": media, "name": name, "badge": badge, "tone": tone, "reference": left, "hypothesis": right}
 
 

@@ -4,13 +4,13 @@ Each section is a dict for the template of its id, or None where the run has no 
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brine.data.corpus.statistics import quarantine_summary
 from brine.data.document import MODALITIES
 from brine.evals.report.charts import IntervalPoint, dot_chart, short
-from brine.evals.report.tables import NBSP, STAGE_NAMES, counts, duration, interval, number, percent
+from brine.evals.report.tables import NBSP, STAGE_NAMES, cell_name, counts, duration, interval, number, percent
 from brine.evals.run_files import sum_flops
 
 MODALITY_STYLE = {"image": 0, "audio": 3, "video": 4}
@@ -44,10 +44,12 @@ def headline_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         if gain.get("gain") is not None:
             value = number(gain["gain"], 2)
             add(f"Media gain, {name}", value, interval(gain), target=f"{name}_gain", sign="≥")
+    cells = (summary.get("details") or {}).get("transcription") or []
+    hardness = "easiest level" if any(cell.get("level") for cell in cells) else "held-out documents"
     for name in ("image", "audio"):
         rate = (summary.get("cer") or {}).get(name)
         if rate is not None:
-            add(f"Character error rate, {name}", percent(rate, 1), "easiest level", target=f"{name}_cer", sign="≤")
+            add(f"Character error rate, {name}", percent(rate, 1), hardness, target=f"{name}_cer", sign="≤")
     salt = summary.get("salt") or {}
     equal = salt.get("equal_steps") or {}
     if equal.get("outcome"):
@@ -82,7 +84,7 @@ def gains_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         dot(name, entry, name, target=targets.get(f"{name}_gain"), emphasized=True) for name, entry in gains.items()
     ]
     cells = [
-        dot(f"{cell['kind'][:11]} {cell['level']}", cell, modality)
+        dot(f"{cell['kind'][:11]} {cell['level'] or ''}".rstrip(), cell, modality)
         for modality, entry in gains.items()
         for cell in entry.get("cells", [])
         if cell.get("gain") is not None
@@ -190,7 +192,7 @@ def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         for kind, level in sorted({key for found in cells.values() for key in found}):
             found = [cells[name].get((kind, level)) or {} for name in names]
             some = next(cell for cell in found if cell)
-            rows.append([f"{kind}, level {level}", *(number(cell.get("loss")) for cell in found),
+            rows.append([cell_name(kind, level), *(number(cell.get("loss")) for cell in found),
                          number(found[0].get("bits_per_byte"), 2), number(some.get("documents")),
                          number(some.get("tokens"))])  # fmt: skip
         titles = [STAGE_NAMES.get(name, name) for name in names]
@@ -199,7 +201,7 @@ def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
         tables.append({"caption": caption, "head": head, "rows": rows})
     if results.get("transcription"):
         rows = [
-            [f"{cell['kind']}, level {cell['level']}", number(cell.get("cer")), interval(cell, 3, prefix="cer_"),
+            [cell_name(cell["kind"], cell["level"]), number(cell.get("cer")), interval(cell, 3, prefix="cer_"),
              number(cell.get("exact"), 2), number(cell.get("identifier_recall"), 2), number(cell.get("documents"))]
             for cell in results["transcription"]
         ]  # fmt: skip
@@ -234,11 +236,12 @@ def cost_section(compute_cost: Mapping[str, Any]) -> dict[str, Any] | None:
 def record_section(
     quarantine: list[dict[str, Any]], excluded: Mapping[str, Any], events: Mapping[str, list[dict[str, Any]]],
     recipe: Any, environment: Mapping[str, Any] | None, *, kept_stale: Mapping[str, Any] | None = None,
-    split_documents: Mapping[str, Any] | None = None,
+    split_documents: Mapping[str, Any] | None = None, reader_notes: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """quarantine: lines of quarantine.jsonl. excluded: excluded.json. events: stage -> lines of events.jsonl.
 
     kept_stale: stages kept although the documents changed, and why. split_documents: see `loss.split_documents`.
+    reader_notes: what reading the documents found, such as skipped files.
     """
     sentences, texts = [_quarantine_sentence(quarantine), *_excluded_sentences(excluded)], []
     if split_documents and split_documents.get("documents"):
@@ -248,6 +251,8 @@ def record_section(
             f"(the longest has {split_documents['longest_tokens']:,})."
         )
     sentences += [f"{stage}: {reason}." for stage, reason in (kept_stale or {}).items()]
+    if reader_notes:
+        texts.append(("Notes of reading the documents", "\n".join(reader_notes)))
     if quarantine:
         lines = [f"{line.get('id', '?')} {line.get('file') or ''}: {line.get('reason', '')}" for line in quarantine]
         more = [f"… and {len(lines) - _QUARANTINED_SHOWN} more"] if len(lines) > _QUARANTINED_SHOWN else []
@@ -277,9 +282,7 @@ def _event(stage: str, event: Mapping[str, Any]) -> str:
 def _quarantine_sentence(quarantine: list[dict[str, Any]]) -> str:
     if not quarantine:
         return "No document was quarantined."
-    reasons = Counter(str(line.get("reason", "unknown")) for line in quarantine)
-    common = "; ".join(f"{reason[:120]} ({count})" for reason, count in reasons.most_common(3))
-    return f"{len(quarantine)} document{'s' if len(quarantine) != 1 else ''} quarantined: {common}."
+    return quarantine_summary([{"reason": str(line.get("reason", "unknown"))} for line in quarantine]) + "."
 
 
 def _excluded_sentences(excluded: Mapping[str, Any]) -> list[str]:
@@ -302,7 +305,7 @@ def _excluded_sentences(excluded: Mapping[str, Any]) -> list[str]:
         f"{needed(cut.get('needs'))}."
     ]
     if not documents:
-        return ["Every training document fits a packed sequence.", *(split if kinds else [])]
+        return ["No training document was excluded.", *(split if kinds else [])]
     tokens = excluded.get("tokens", 0) / max(1, excluded.get("total_tokens", 0))
     return [
         f"{documents:,} of {total:,} training documents fit no packed sequence and were excluded "

@@ -43,6 +43,11 @@ def interval(entry: Mapping[str, Any], digits: int = 2, *, prefix: str = "") -> 
     return f"{number(low, digits)} to {number(high, digits)}" if low is not None and high is not None else ""
 
 
+def cell_name(kind: str, level: int) -> str:
+    """A kind and its level of difficulty, which documents of one's own do not have."""
+    return f"{kind}, level {level}" if level else str(kind)
+
+
 def counts(entries: Mapping[str, int]) -> str:
     """ "3 page, 2 text"."""
     return ", ".join(f"{count:,} {name}" for name, count in entries.items())

@@ -84,6 +84,8 @@ def run(tmp_path):
     quarantine = {"id": HOSTILE, "file": HOSTILE, "reason": HOSTILE}
     (run / "corpus" / "quarantine.jsonl").write_text(json.dumps(quarantine) + "\n")
     (run / "recipe.json").write_text(json.dumps({"name": HOSTILE}))
+    (run / "encoded" / "store").mkdir(parents=True)
+    (run / "encoded" / "store" / "meta.json").write_text(json.dumps({"summary": [f"noted: {HOSTILE}"]}))
     (run / "environment.json").write_text(json.dumps({HOSTILE: HOSTILE, "compile": True, "versions": {"torch": "2"}}))
     return run
 
