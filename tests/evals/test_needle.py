@@ -98,7 +98,7 @@ def test_one_who_looks_is_right_and_one_who_guesses_is_right_by_chance(haystacks
     config = needle.NeedleConfig(("text", "image"), (600,), trials=500)
     for task in ("text", "image", "multikey"):
         cell = summarize_trials(needle.run_trials(haystacks, oracle, task, 600, config))
-        assert cell["trials"] == 500 and cell["exact"] == cell["low"] == cell["high"] == 1.0
+        assert cell["trials"] == 500 and cell["exact"] == cell["high"] == 1.0 and 0.9 < cell["low"] < 1
     rng = random.Random(0)
     trials = needle.run_trials(
         haystacks, lambda context: [f"{rng.randrange(100):02d}" for _ in context.questions], "text", 600, config
@@ -170,6 +170,11 @@ def test_intervals_resample_contexts_and_depths_are_tenths():
     with pytest.raises(ValueError, match="one modality"):
         summarize_trials([trial(0, 0, True), trial(0, 0, True, "image")])
     assert "0.500" in console_table([cell])
+    # ten haystacks without one right answer, by the exact interval; a single haystack has none
+    none = summarize_trials([trial(number, 0.5, False) for number in range(10)])
+    assert (none["exact"], none["low"]) == (0, 0) and none["high"] == pytest.approx(0.3085, abs=1e-4)
+    one = summarize_trials([trial(0, 0.5, True), trial(0, 0.5, False)])
+    assert (one["exact"], one["low"]) == (0.5, None) and " - " in console_table([one])
 
 
 @pytest.fixture
