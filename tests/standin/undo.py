@@ -87,7 +87,7 @@ def undone(name: str) -> str:
     file, now, before, tests = REPAIRS[name]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
         text = (copy / file).read_text(encoding="utf-8")
         if text.count(now) != 1:
             return "NOT FOUND"
