@@ -3,11 +3,11 @@
     python -m tests.standin.undo                 all, one after another: some minutes
     python -m tests.standin.undo validator loss  these
 
-Each of them was once so: validation ran on the host while the model lay on the card, evaluation, selection and the
-commands ran on the host from end to end, a model's config named a backend that other machines do not have, "auto" took
-T x S memory on a card and did so unsaid under the compiler, and training could not ask for a backend of the loss. A
-repair whose absence no test notices is one that can be lost again. The tests have to pass with it first. Ends with
-status 1 where they do not, where nobody notices, or where the code has changed and a repair is not found any more.
+Each was once missing: validation ran on the CPU while the model was on the GPU; evaluation, selection and the commands
+ran on the CPU from end to end; a model's config named a backend that other machines do not have; "auto" took T x S
+memory on a GPU, without a message under the compiler; training could not choose a backend of the loss. A repair whose
+absence no test notices can be lost again. The tests must pass with it first. Exit code 1 where they do not, where no
+test notices, or where the code has changed and a repair is not found.
 """
 
 from __future__ import annotations
