@@ -124,7 +124,7 @@ class LoadedModel:
     def _warn_once(self, subject: str, message: str) -> None:
         if self.model not in _WARNED[subject]:
             _WARNED[subject].add(self.model)
-            logger.warning("%s (said once)", message)
+            logger.warning("%s", message)
 
 
 def _with_callback(tokens: Iterator[int], on_token: Callable[[int], None]) -> Iterator[int]:

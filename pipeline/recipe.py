@@ -114,7 +114,7 @@ class Recipe:
     packing: PackingConfig = field(default_factory=PackingConfig)
     """How documents are packed."""
     small: TrainConfig = field(default_factory=TrainConfig)
-    """The small model, teacher of the large one; trained only where `arms` holds "salt" or selection needs it."""
+    """The small model, teacher of the large one; trained only where `arms` holds "salt"."""
     large: TrainConfig = field(default_factory=TrainConfig)
     """The large model: the same data, seed and schedule with SALT and without."""
     salt: SaltConfig = field(default_factory=SaltConfig)

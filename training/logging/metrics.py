@@ -130,7 +130,8 @@ def require_tensorboard() -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise ValueError("tensorboard is not installed: run `uv sync --extra tensorboard` or omit --tracker") from error
+        remedy = "run `uv sync --extra tensorboard` or `pip install tensorboard`, or omit --tracker"
+        raise ValueError(f"tensorboard is not installed: {remedy}") from error
 
 
 class TensorBoardSink:
