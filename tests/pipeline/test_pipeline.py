@@ -307,7 +307,7 @@ def test_help_lists_recipes_and_fields(arguments, listed, capsys):
     [
         (["dmeo"], "choose one of demo"),
         (["demo", "--large.lerning-rate", "1"], "learning-rate"),
-        (["demo", "--large.num-steps", "0"], "num_steps"),
+        (["demo", "--large.num-steps", "0"], "--large.num-steps = 0 must be positive"),
         (["demo", "--packing.seq-len", "3"], "seq_len"),
         (["demo", "--corpus.source", "nowhere"], "nowhere"),
         (["demo", "--corpus.manifest", "nowhere.jsonl"], "nowhere.jsonl"),
