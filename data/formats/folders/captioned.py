@@ -193,4 +193,4 @@ def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> No
     for key in WORDS if len(_WORDS & fields.keys()) > 1 else ():
         value = _first(fields.get(key)) if key != read else None
         if value not in (None, "", [], words) and not (isinstance(value, str) and not value.strip()):
-            notes[f"note: fields {read!r} and {key!r} both hold words, of which the first was read"] += 1
+            notes[f"note: fields {read!r} and {key!r} both hold text, of which the first was read"] += 1

@@ -124,7 +124,7 @@ class _FolderCounts:
         if not programs and (pages >= media or shown or 2 * self._num_shown(self.all_pages) >= media):
             return "markdown"
         if found := list_hint(self.root, self.paths):
-            raise ValueError(f"{self.path} has its words in {found}")
+            raise ValueError(f"{self.path} has its text in {found}")
         if self._are_named() or self._is_program():
             return "repository"
         what = detect.describe_unread_file(self.root, self.paths) or class_folders_hint(self.root, self.paths)
@@ -213,7 +213,7 @@ class _FolderCounts:
             more = ", ..." if len(others) > 5 else ""
             what += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a separate file"
             what += " (`data check FILE` prints the command)"
-        raise ValueError(f"{self.path} has its words in {what}")
+        raise ValueError(f"{self.path} has its text in {what}")
 
     def _unread_lines(self) -> str:
         """The first data of other programs, JSON of no known record format or compressed file; "" for none."""
@@ -235,9 +235,9 @@ class _FolderCounts:
         media += [f"media that are not read: {unread}"] if unread else []
         others, likely = ", ".join(map(repr, self.others[:3])), self.likely
         return (
-            f"holds {' and '.join(media)} but no words beside them"
+            f"holds {' and '.join(media)} but no caption beside them"
             + (f" (files such as {others} have names of none)" if others else "")
-            + (f" (rename {likely!r} to end in .txt, and its like, if they hold plain words)" if likely else "")
+            + (f" (rename {likely!r} to end in .txt, and its like, if they hold plain text)" if likely else "")
             + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": '
             + f'"..."}}{self.refused}'
         )

@@ -145,7 +145,7 @@ def test_what_is_refused(root, tmp_path_factory):
         "pipe.tar::a.png": "not a regular file",
         "folder.tar::a.png": "not a regular file",
         "zero.tar::a.png": "is empty",
-        "text.tar::a.png": "is no tar file",
+        "text.tar::a.png": "is not a tar file",
         "none.tar::a.png": "does not exist",
         "z.tar::a.png": "compressed, which rules out random access: unpack it by `gzip -dc",
         "b.tar::a.png": "bzip2 -dc",
