@@ -1,10 +1,19 @@
 """What a folder without JSON, tars and tables holds, by its names; and what is said where that would lose something.
 
 A folder of media must not become something that its media are not part of. So it is the first of these that fits:
-"media", where text is beside media of its name, with at most ten programs and pages to each such pair; refused, where
-a table names the media; "markdown", where pages show half of the media, or some without programs; "repository", where
-programs and pages are as many as the media, texts ten times as many, or texts name half of the media. Otherwise it is
-refused with what to do. Without media it is "markdown" where pages are most of its texts, else "repository".
+
+    "media"       media have text of their name, with at most ten programs and pages to each such pair; pairs in tests/,
+                  fixtures/ and the like do not count
+    refused       a table names the media
+    "markdown"    pages show half of the media and outnumber the programs; without programs also where one shows a media
+                  file, they are as many as the media, or the README shows half of them
+    "repository"  programs and pages are as many as the media; ten texts to each media file, three to a single one;
+                  texts that name half of the media; two programs or sources (LaTeX, reStructuredText, notebooks), or
+                  one with a page or a build file, with at most 25 media to each and no file that may hold their text
+    refused       else, with what the folder holds and what to do
+
+READMEs and licences do not count as pages or texts, nor settings (YAML, TOML, INI) as programs; a `.git` says nothing
+where there are media. Without media it is "markdown" where pages are most of its texts, else "repository".
 """
 
 import contextlib
