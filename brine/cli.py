@@ -20,7 +20,7 @@ COMMANDS = {
         "brine.evals.repository.run",
         "repository-level completion: names defined in another file of the package",
     ),
-    "convert": ("brine.convert", "rewrite a run of a version before 0.2, in place"),
+    "convert": ("brine.convert", "rewrite a run, corpus, model or plan of a version before 0.2, in place"),
     "check-cluster": (
         "brine.training.parallel.check_cluster",
         "check NCCL, links, ring attention and FSDP2 (run with torchrun)",

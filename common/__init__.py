@@ -1,1 +1,1 @@
-"""Files, processes, formatting and units, which import no other package of the project."""
+"""Files, processes, formatting, command lines and plug-ins, which import no other package of the project."""

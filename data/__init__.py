@@ -1,1 +1,1 @@
-"""Documents in, packed batches out; see README.md. Nothing here knows the model."""
+"""Documents in, packed batches out; see README.md. Of the model it imports `Inputs` alone."""

@@ -2,12 +2,11 @@
 
     B packed sequences · T = seq_len tokens each · N_m patches of modality m = B * budget of m, padding included
 
-Chunks of documents follow one another; the rest is padding: pad token, document -1, no label. labels[b, t] is the token
-at t + 1 when that is a target of the same chunk and query t does not see past itself (inside a media block it would);
--100 otherwise. Patches of a batch are gathered per modality, in their storage dtypes, each with the flat index
-(b * T + t) of its media token; unused ones are zero bytes with index B * T, one past the end, which a model that
-scatters into B * T + 1 positions drops. Shapes depend on the plan alone, so a compiled model never sees a new one.
-Statistics that a step needs on the host are counted while the batch is made: asking the device would be a sync.
+Chunks follow one another; the rest is padding (pad token, document -1, label -100). labels[b, t] is the token at t + 1
+where that is a target of the same chunk and outside t's media block, whose tokens see each other; else -100. Patches
+are concatenated per modality in their storage dtypes, each with the flat index b * T + t of its media token; unused
+ones are zero bytes with index B * T, one past the end, which the model drops. Shapes depend on the plan alone, so a
+compiled model never sees a new one. Host-side statistics are counted here, so that a step needs no device sync.
 
 The cost is the number of numpy calls, not the bytes, so token fields are concatenated over the whole batch and written
 once; only patches are handled document by document. Augmentation is a `transform` that samples from

@@ -25,7 +25,7 @@ class EncodeConfig:
     mel_bins: int = 64
     """Mel bands from 0 Hz to half the sample rate (Slaney's scale); more than 64 leaves bands empty at 16 kHz."""
     mel_frames_per_token: int = 4
-    """Mel frames (10 ms each) in one audio token; also sets the tick of the time axis: 4 frames = 40 ms."""
+    """Mel frames (10 ms each) in one audio token; also sets the time step of the time axis: 4 frames = 40 ms."""
     max_audio_s: float = 60.0
     """Longest audio accepted, in seconds; longer files are rejected, never cut."""
     video_fps: float = 2.0
@@ -88,7 +88,7 @@ class EncodeConfig:
         return self.sample_rate // 40
 
     @property
-    def tick_s(self) -> float:
+    def time_step_s(self) -> float:
         """Seconds that one step of the time axis stands for: one audio token."""
         return self.mel_frames_per_token / 100
 

@@ -4,8 +4,8 @@
     boundary   a start and an end token around each image, audio or video, positioned like text, in no media block
     image      from base = start + 1: patch (i, j) at (base, base + i, base + j); one media block
     audio      token k at t = h = w = base + k; one media block per second
-    video      the tubelet at s seconds: t = base + s / tick, h = t + i, w = t + j; one block per tubelet. Its audio
-               track is audio on the same clock; the two are interleaved by seconds, tubelets first
+    video      the tubelet at s seconds: t = base + s / time step, h = t + i, w = t + j; one block per tubelet. Its
+               audio track is audio on the same clock; the two are interleaved by seconds, tubelets first
     after      text continues at max(t, h, w) + 1 over the whole of it
     end        an end token closes the document; it is a target when the last part is a text that is one
 
@@ -113,11 +113,11 @@ class _DocumentBuilder:
 
     def _audio(self, first: int, stop: int, base: float) -> float:
         """Audio tokens first..stop of audio that began at `base`, a media block per second; returns the largest t."""
-        ticks = np.arange(first, stop)
-        seconds = audio_second(ticks, self.config)
+        time_steps = np.arange(first, stop)
+        seconds = audio_second(time_steps, self.config)
         block = self.blocks + 1 + seconds - seconds[0]
         self.blocks = int(block[-1])
-        position = np.repeat((base + ticks)[:, None], 3, axis=1).astype(np.float64)
+        position = np.repeat((base + time_steps)[:, None], 3, axis=1).astype(np.float64)
         self._add(MEDIA_TOKEN_ID["audio"], position, block=block)
         return base + stop - 1
 
@@ -128,7 +128,7 @@ class _DocumentBuilder:
         for second in range(last + 1):
             for time_s in layout.tubelet_s:
                 if int(time_s) == second:
-                    end = self._patches(layout.grid, base + time_s / self.config.tick_s, "video")
+                    end = self._patches(layout.grid, base + time_s / self.config.time_step_s, "video")
                     max_position = max(max_position, end)
             first, stop = np.searchsorted(audio_seconds, (second, second + 1)).tolist()
             if stop > first:

@@ -41,7 +41,7 @@ class EncodedDocument:
     token_ids: np.ndarray
     """(S,) int32; media tokens hold their modality's id."""
     position: np.ndarray
-    """(S, 3) float32: (t, h, w); t in ticks of one audio token where media have a clock."""
+    """(S, 3) float32: (t, h, w); t in time steps of one audio token where media have a clock."""
     block: np.ndarray
     """(S,) int32: 0 outside media, else the number of the image, tubelet or second of audio, from 1."""
     loss_mask: np.ndarray

@@ -147,7 +147,7 @@ def chat_prompt(messages: Messages) -> tuple[list[PromptPart], set[str]]:
 
 
 def check_token_ids_match_content(messages: Messages, tokenizer: Tokenizer) -> None:
-    """Raise ValueError for a message whose token ids, which are read, say other words than its content.
+    """Raise ValueError for a message whose token ids, which are read, say another text than its content.
 
     messages: such as `chat_prompt` has read, with ids that the tokenizer has.
     """
@@ -156,7 +156,7 @@ def check_token_ids_match_content(messages: Messages, tokenizer: Tokenizer) -> N
         ids, words = turn.get("token_ids"), turn.get("content", turn.get("value"))
         if ids is not None and words and words != (token_text := tokenizer.decode(ids)):
             raise ValueError(
-                f"message {number}: its words are {_short(words)}, but its token_ids, which are read instead, say "
+                f"message {number}: its text is {_short(words)}, but its token_ids, which are read instead, say "
                 f"{_short(token_text)}: remove one of the two"
             )
 

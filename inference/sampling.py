@@ -27,9 +27,9 @@ class SamplingConfig:
     temperature: float = 0.0
     """0 takes the likeliest token, 1 samples from the model's distribution."""
     top_k: int = 0
-    """Sample from this many of the likeliest tokens; 0 is no limit."""
+    """Sample from this many of the likeliest tokens; 0: no limit."""
     top_p: float = 1.0
-    """Sample from the likeliest tokens that together have this probability; 1 is no limit."""
+    """Sample from the likeliest tokens that together have this probability; 1: no limit."""
     seed: int = 0
     """Equal seeds give equal answers."""
 

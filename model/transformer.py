@@ -167,7 +167,7 @@ class Transformer(nn.Module):
             self.norm = RMSNorm(config.dim, config.norm_eps)
             self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.embed_out, self.final_out = nn.Identity(), nn.Identity()
-        # what computes head and loss, as `kernels.linear_cross_entropy` names it; like attention's backend, never saved
+        # what computes head and loss, a backend of `brine.kernels.linear_loss`; like attention's backend, never saved
         self.loss_backend = "auto"
         self.rotary = Rotary(config)
         if not on_meta_device:

@@ -55,17 +55,17 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class PackingConfig:
-    """How documents are packed into sequences; media budgets count patches per sequence, since batches have a
-    fixed shape."""
+    """How documents are packed into sequences; media budgets count tokens (one per patch) per sequence, since
+    batches have a fixed shape."""
 
     seq_len: int = 512
     """Tokens per packed sequence."""
     image_budget: int = 384
-    """Maximum number of image patches per packed sequence."""
+    """Maximum number of image tokens per packed sequence."""
     audio_budget: int = 384
     """Maximum number of audio tokens per packed sequence."""
     video_budget: int = 384
-    """Maximum number of video patches per packed sequence."""
+    """Maximum number of video tokens per packed sequence."""
     blank_fraction: float = 0.1
     """Fraction of media documents blanked in training (grey, silence), as in the blank condition of the evaluation."""
     mixture: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class PackingConfig:
 
     @property
     def media_budget(self) -> dict[str, int]:
-        """Maximum number of patches per packed sequence, by modality."""
+        """Maximum number of media tokens per packed sequence, by modality."""
         return {"image": self.image_budget, "audio": self.audio_budget, "video": self.video_budget}
 
 

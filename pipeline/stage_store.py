@@ -274,7 +274,7 @@ class StageStore:
         if isinstance(inputs, Mapping):
             return dict(inputs)
         if missing := [name for name in inputs if name not in self.done]:
-            raise ValueError(f"input {missing[0]!r} is no earlier stage of {self.folder}: run that stage first")
+            raise ValueError(f"input {missing[0]!r} is not an earlier stage of {self.folder}: run that stage first")
         return {name: self.done[name].digest for name in inputs}
 
     @staticmethod

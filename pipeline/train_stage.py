@@ -55,8 +55,10 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
         distillation = build_distillation(run, config) if name == "large_salt" else None
         shared = {"config": config, "runtime": runtime, "world": world, "folder": folder}
         patches = tuple((modality, most) for modality, most in recipe.packing.media_budget.items() if most)
-        arm, cost_category = ("small", "teacher_training") if name == "small" else ("large", "student")
-        with run.explain_out_of_memory(**shared, seq_len=recipe.packing.seq_len, arm=arm, patches=patches):
+        model_name, cost_category = ("small", "teacher_training") if name == "small" else ("large", "student")
+        with run.explain_out_of_memory(
+            **shared, seq_len=recipe.packing.seq_len, model_name=model_name, patches=patches
+        ):
             result = Trainer(
                 **shared,
                 model=model,

@@ -53,8 +53,8 @@ class PlanRequest:
     gpu: str | None = None
     """GPU type: h200, h100, a100-80, b200, or cpu (this machine, benchmarked); if not given, this machine's GPU where
     its data sheet is known, else h200."""
-    arm: str = "large"
-    """Which model: large or small."""
+    model: str = "large"
+    """Which model of the recipe: large or small."""
     seq_len: int | None = None
     """Tokens per packed sequence; the recipe's if not given."""
     global_batch_size: int | None = None
@@ -84,7 +84,7 @@ class PlanRequest:
         if not 1 <= self.gpus <= 1024:
             raise PlannerError(f"--gpus {self.gpus}: give 1 to 1024")
         held, modes = self.held, ACTIVATION_CHECKPOINTING_MODES
-        for name, known in (("gpu", NAMES), ("arm", ("large", "small")), ("activation_checkpointing", modes)):
+        for name, known in (("gpu", NAMES), ("model", ("large", "small")), ("activation_checkpointing", modes)):
             if getattr(self, name) not in (None, *known):
                 raise PlannerError(f"{_option(name)} {getattr(self, name)}: choose one of {', '.join(known)}")
         for name in ("context_parallel", "dp_shard"):
@@ -120,7 +120,7 @@ def settings_of(request: PlanRequest) -> tuple[RunSettings, TrainConfig, DeviceS
     request.check()
     gpu = request.gpu or default_gpu()
     recipe = request.recipe.resolved(request.recipe.corpus.vocab_size)
-    train: TrainConfig = getattr(recipe, request.arm)
+    train: TrainConfig = getattr(recipe, request.model)
     batch = request.global_batch_size or train.global_batch_size
     micro = min(train.micro_batch_size, batch)
     train = replace(train, global_batch_size=batch, micro_batch_size=micro if batch % micro == 0 else 1)
@@ -151,12 +151,13 @@ def format_plan(best: RunPlan, longest_tokens: int, name: str) -> str:
         f"{name} on {case.ranks} x {device.name}: {NOTE}",
         f"  model     {count(num_parameters(case.model))} parameters, {case.model.num_layers} layers, "
         f"{case.model.num_global_layers} of them global",
-        f"  sequences {case.seq_len:,} tokens, {best.gradient_accumulation_steps} x {case.micro_batch_size} a step on "
-        f"each of {case.ranks // case.context_parallel} groups, {case.dtype}, "
+        f"  sequences {case.seq_len:,} tokens, "
+        f"{_num(best.gradient_accumulation_steps, 'micro-batch', 'es')} of {_num(case.micro_batch_size, 'sequence')} "
+        f"per data-parallel group, {_num(case.ranks // case.context_parallel, 'group')}, {case.dtype}, "
         f"blocks {'compiled' if case.compiled else 'not compiled'}",
         f"  mesh      {as_options(case)}",
         "",
-        f"  memory of one rank, at its fullest in: {best.memory.peak_phase}",
+        f"  memory of one rank, peak phase: {best.memory.peak_phase}",
     ]
     for term, size in sorted(best.memory.terms.items(), key=lambda item: -item[1]):
         lines.append(f"    {term:<44}{size / GIB:>10.3f} GiB {100 * size / peak:>5.1f} %")
@@ -167,27 +168,41 @@ def format_plan(best: RunPlan, longest_tokens: int, name: str) -> str:
     lines.append(f"    {'on the host':<44}{host / GIB:>10.3f} GiB   {share}")
     lines += ["", "  time of one step"]
     for term, seconds in sorted(time.terms.items(), key=lambda item: -item[1]):
-        lines.append(f"    {term:<44}{seconds:>10.3f} s   {100 * seconds / time.total_s:>5.1f} %")
-    lines.append(f"    {'step':<44}{time.total_s:>10.3f} s   {duration(time.total_s)}")
+        lines.append(f"    {term:<44}{_seconds(seconds)}  {100 * seconds / time.total_s:>5.1f} %")
+    lines.append(f"    {'step':<44}{_seconds(time.total_s)}  {duration(time.total_s)}")
     lines += [
         "",
         f"  {count(time.tokens / time.total_s)} tokens/s, MFU {100 * time.mfu(device):.1f} % of the data sheet's "
         f"{device.matmul_flops / 1e12:,.1f} TFLOP/s (unmasked area, no recomputation)",
-        f"  limited by {time.bottleneck}; longest sequence that fits on this many: {longest_tokens:,} tokens",
+        f"  limited by {time.bottleneck}; longest seq_len on these GPUs: {longest_tokens:,} tokens",
         f"  {device.source}",
     ]
     return "\n".join(lines)
+
+
+def _num(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number} {noun}{ending if number != 1 else ''}"
+
+
+def _seconds(seconds: float) -> str:
+    """Aligned, in the unit that shows three figures."""
+    for unit, size in (("s ", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:>10.3f} {unit}"
+    return f"{seconds / 1e-6:>10.3f} us"
 
 
 @exit_on_closed_pipe
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 a plan, 2 a mistake or nothing that fits."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    name, args = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (next(iter(RECIPES)), argv)
+    name, given, args = next(iter(RECIPES)), "[RECIPE]", argv
+    if argv and not argv[0].startswith("-"):
+        name, given, args = argv[0], argv[0], argv[1:]
     try:
         default = PlanRequest(find_recipe(name)())
         description = DESCRIPTION + option_groups(f"brine train {name} --help")
-        request = parse_options(default, args, prog=f"brine plan {name}", description=description, on_a_page=True)
+        request = parse_options(default, args, prog=f"brine plan {given}", description=description, on_a_page=True)
         base, train, device = settings_of(request)
         best, _ = search(base, train, device, request.held)
         longest = longest_sequence(base, train, device, request.held)

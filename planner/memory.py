@@ -29,7 +29,7 @@ BATCHES_AHEAD = 2
 queues behind it, as it reads a step's numbers one step late."""
 
 RECOMPUTED_BLOCK = "recomputed block"
-GLOBAL_SAVED = ("out of global layers", "lse of global layers", "middles of global layers")
+GLOBAL_SAVED = ("out of global layers", "lse of global layers", "pre-MLP residuals of global layers")
 """Terms of what a global layer keeps beside its input where its attention is not recomputed."""
 STAGING = "checkpoint staging"
 MLP_PARTS = ("resid_mid", "mlp")
@@ -96,7 +96,7 @@ def saved_activation_bytes(case: RunSettings) -> dict[str, float]:
     config, tokens = case.model, case.num_tokens
     tensors = block_saved_tensors(case)
     if case.mode == "none":
-        return {"kept by blocks": config.num_layers * tokens * sum(tensors.values())}
+        return {"saved block activations": config.num_layers * tokens * sum(tensors.values())}
     inputs = float(len(case.ac_groups) * tokens * tensors["input"])
     kept = {"block inputs": inputs}
     if case.mode != "full":
@@ -138,13 +138,13 @@ def memory(case: RunSettings) -> MemoryEstimate:
         "optimizer": FP32_BYTES * _optimizer_numbers(case) / case.dp_shard,
         "batch, masks, tables": tokens * (BATCH_BYTES + SPAN_BYTES) + rope_table_bytes(case),
         "patches": _patches(case),
-        "batches ahead": _batches_ahead(case),
+        "prefetched batches": _batches_ahead(case),
         **{name: size for name, size in saved_activation_bytes(case).items() if name not in away},
         # one hidden state is on its way out, one on its way back
-        "on the way to the host": min(sum(away.values()), 2.0 * tokens * config.dim * FP32_BYTES),
+        "offload buffers": min(sum(away.values()), 2.0 * tokens * config.dim * FP32_BYTES),
     }
     if case.mode == "none":
-        persistent["weights in half precision"] = cast_weights(case, config.num_layers)
+        persistent["half-precision weights"] = cast_weights(case, config.num_layers)
     peak_phases = {"loss": _loss(case), "MLP": _mlp(case), "attention": _attention(case)}
     if case.dp_shard > 1:
         peak_phases = {name: terms | _gathered(case, name) for name, terms in peak_phases.items()}
@@ -166,14 +166,14 @@ def _optimizer_numbers(case: RunSettings) -> float:
 def _gathered(case: RunSettings, moment: str) -> dict[str, float]:
     """What FSDP holds beside a rank's part. Embeddings and head stay gathered from the forward pass on."""
     config, block = case.model, block_parameters(case.model)
-    ends = {"gathered ends": FP32_BYTES * outer_parameters(config)}
+    ends = {"all-gathered embedding and head": FP32_BYTES * outer_parameters(config)}
     if moment == "loss":
         return ends
     return ends | {
         # a block at work and the next one
-        "gathered blocks": 2 * case.low * block,
+        "all-gathered blocks": 2 * case.low * block,
         # that of the head, until its group's sum at the end; a block's, and the float32 in which it is summed
-        "whole gradients": FP32_BYTES * config.vocab_size * config.dim
+        "unsharded gradients": FP32_BYTES * config.vocab_size * config.dim
         + (case.low + FP32_BYTES * (moment == "attention")) * block,
     }
 
@@ -228,7 +228,7 @@ def _loss(case: RunSettings) -> dict[str, float]:
         "gradient of the head": FP32_BYTES * head,
         "loss chunk": chunk * (case.low + (FP32_BYTES if half else 0)) + (case.low * head if half else 0),
         # autocast keeps its casts until the forward pass is over
-        "casts of weights": 0.0 if case.mode == "none" else cast_weights(case, config.num_layers),
+        "autocast copies of weights": 0.0 if case.mode == "none" else cast_weights(case, config.num_layers),
     }
 
 
@@ -256,7 +256,7 @@ def _recomputed_inputs(case: RunSettings) -> dict[str, float]:
     if len(case.ac_groups[-1]) < longest_run:
         away, kept = offloaded_bytes(case), saved_activation_bytes(case)
         of_last = {"block inputs": len(case.ac_groups)} | dict.fromkeys(GLOBAL_SAVED, case.model.num_global_layers)
-        found["kept by the last layer, freed"] = -sum(
+        found["activations of the last layer, freed"] = -sum(
             kept[name] / layers for name, layers in of_last.items() if name in kept and name not in away
         )
     return found
@@ -274,9 +274,9 @@ def _mlp(case: RunSettings) -> dict[str, float]:
         stream = tokens * config.dim * FP32_BYTES
         # a tile's activations, then as much again of gradients; the gradients of the tiles' inputs
         parts["MLP tile"] = tile * (config.dim * (3 * FP32_BYTES + low) + 6 * config.mlp_dim * low)
-        return parts | {"gradient of the stream": stream, "tiles side by side": stream}
+        return parts | {"residual-stream gradient": stream, "gradients of MLP tile inputs": stream}
     return parts | {
-        "gradient of the stream": _stream_gradient(case),
+        "residual-stream gradient": _stream_gradient(case),
         "MLP gradients": 2 * tokens * config.mlp_dim * low,
     }
 
@@ -300,10 +300,10 @@ def _attention(case: RunSettings) -> dict[str, float]:
     parts = {
         RECOMPUTED_BLOCK if case.mode != "none" else "MLP of the last block, freed": _recomputed_bytes(case, mlp=False),
         **_recomputed_inputs(case),
-        "gradient of the stream": _stream_gradient(case),
+        "residual-stream gradient": _stream_gradient(case),
         # of out, q, k and v
         "attention gradients": results,
-        "sums of flash": sums,
+        "flash backward accumulators": sums,
         "attention workspace": max(scratch, turned - sums),
     }
     if case.context_parallel > 1:

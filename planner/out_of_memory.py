@@ -67,12 +67,12 @@ def asked_bytes(error: BaseException) -> float | None:
 
 def explain(
     error: BaseException, *, config: TrainConfig, runtime: Runtime, world: World, folder: Path, seq_len: int,
-    arm: str = "large", patches: tuple[tuple[str, int], ...] = (), info: MemoryInfo | None = None,
+    model_name: str = "large", patches: tuple[tuple[str, int], ...] = (), info: MemoryInfo | None = None,
 ) -> str:  # fmt: skip
     """The message for the user.
 
-    config: of the model that was trained. folder: its stage's. arm: "small" or "large", as the command line names it.
-    patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it.
+    config: of the model that was trained. folder: its stage's. model_name: "small" or "large", as the command line
+    names it. patches: (modality, maximum patches per sequence). info: of what ran out; None: as the system reports it.
     """
     on_device = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in DEVICE_SIGNS)
     on_host = runtime.device == "cpu" or not on_device
@@ -97,7 +97,7 @@ def explain(
     ]
     steps = [one.step for one in list_checkpoints(Path(folder) / "checkpoints")]
     last = max(steps, default=0)
-    options = suggestions(case, config=config, world=world, arm=arm, restart_first=not last, fits=fits)
+    options = suggestions(case, config=config, world=world, model_name=model_name, restart_first=not last, fits=fits)
     useful = [(option, each) for option, each in options if counted(each) < 0.98 * counted(case)]
     if useful:
         lines.append("What frees memory, with the estimated peak (not validated on this device):")
@@ -133,7 +133,7 @@ def current_settings(
 
 
 def suggestions(
-    case: RunSettings, *, config: TrainConfig, world: World, arm: str, restart_first: bool,
+    case: RunSettings, *, config: TrainConfig, world: World, model_name: str, restart_first: bool,
     fits: Callable[[RunSettings], bool],
 ) -> list[tuple[str, RunSettings]]:  # fmt: skip
     """(option, settings with it), each separately, in the order to try. restart_first: begin with a smaller
@@ -144,7 +144,7 @@ def suggestions(
     if fewer:
         smaller = [replace(case, micro_batch_size=micro, accumulates_gradients=True) for micro in fewer]
         best = next((each for each in smaller if fits(each)), smaller[-1])
-        found.append((f"--{arm}.micro-batch-size {best.micro_batch_size}", best))
+        found.append((f"--{model_name}.micro-batch-size {best.micro_batch_size}", best))
     modes = ACTIVATION_CHECKPOINTING_MODES if case.device == "cuda" else ACTIVATION_CHECKPOINTING_MODES[:3]
     for mode in modes:
         if mode not in ("none", case.activation_checkpointing):

@@ -224,7 +224,7 @@ def _with_suggestion(message: str) -> str:
     known = next((option for option, names in OTHER_NAMES.items() if {name, given} & set(names.split())), None)
     if known is None:
         return message
-    arm = prefix.split(".")[0]
+    model_name = prefix.split(".")[0]
     if not known.startswith(("packing.", "runtime.", "corpus.", "name", "runs")):
-        known = f"{arm if arm in ('small', 'large') else 'large'}.{known}"
+        known = f"{model_name if model_name in ('small', 'large') else 'large'}.{known}"
     return re.sub(r"( \(did you mean .*?\))?; see --help$", f" (did you mean --{known}?); see --help", message)

@@ -31,7 +31,7 @@ class SaltConfig:
     selection: bool = False
     """Train in stage 1 on the documents that the early small model's losses select, not on all."""
     selection_fraction: float = affects_result_if(_uses_selection, 0.5)
-    """Fraction of the pool's tokens that selection keeps, per kind of document."""
+    """Fraction of the training tokens that selection keeps, per kind of document."""
     selection_per_kind: bool = affects_result_if(_uses_selection, True)
     """Select within each kind of document, so that the modality mix is preserved; SALT itself, on text alone, selects
     globally."""

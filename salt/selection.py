@@ -2,8 +2,8 @@
 
 A document's score is the median loss of its *learnable* tokens, whose target is among the `top_k` likeliest of a small
 model's early checkpoint; other tokens are dropped (as zeros, one reading of equation 10 of 2410.18779, they would make
-a document easy by being unlearnable). The highest scores are kept until a fraction of the pool's tokens is reached,
-within each kind of document by default. The cost is one forward pass of the small model over the pool, in the cost
+a document easy by being unlearnable). The highest scores are kept until a fraction of the training tokens is reached,
+within each kind of document by default. The cost is one forward pass of the small model over them, in the cost
 category `scoring`. SALT's ablation found little in selection (52.81 against 52.96), so it is off by default.
 """
 
@@ -62,7 +62,7 @@ class DocumentScores:
         scores go to the lower index. Raises ValueError for a fraction outside (0, 1].
         """
         if not 0 < keep <= 1:
-            raise ValueError(f"keep = {keep} must lie in (0, 1]: the fraction of the pool's tokens to keep")
+            raise ValueError(f"keep = {keep} must lie in (0, 1]: the fraction of the training tokens to keep")
         tokens = self.num_targets if num_tokens is None else np.asarray(num_tokens)
         kinds = np.zeros(len(self.document), dtype=np.int64) if kind is None else np.asarray(kind)
         kept = np.zeros(len(self.document), dtype=bool)

@@ -104,11 +104,13 @@ class SynthConfig:
         recording=(4000, 200, 100, 50),
         page=(400, 200, 100, 50),
     )
-    """Documents to train on."""
+    """Documents to train on; four numbers are the counts of levels 1 to 4."""
     validation: SynthCounts = HELD_OUT_COUNTS
-    """Documents from other files, for decisions taken during training."""
+    """Documents from other files, for decisions taken during training; four numbers are the counts of levels 1
+    to 4."""
     test: SynthCounts = HELD_OUT_COUNTS
-    """Documents from a third set of files, for the numbers that are reported."""
+    """Documents from a third set of files, for the numbers that are reported; four numbers are the counts of levels 1
+    to 4."""
     seed: int = 0
     """Seed of the train/validation/test split and of all sampling."""
     workers: int = operational(2)

@@ -68,7 +68,7 @@ class Runtime:
     attention_backend: str = "auto"
     """Attention backend (`brine.kernels.attention`)."""
     loss_backend: str = "auto"
-    """Backend of the fused output head and loss (`kernels.linear_cross_entropy`)."""
+    """Backend of the fused output head and loss (`brine.kernels.linear_loss.linear_cross_entropy`)."""
     num_loader_workers: int = operational(0)
     """Processes that make batches; 0: the training process itself."""
     profile: tuple[int, int] | None = operational(None)

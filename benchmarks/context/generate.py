@@ -12,17 +12,15 @@ ours have norms on queries and keys, an fp32 residual stream and fp32 norms. Imp
     transformers-static   GenerationConfig(cache_implementation="static"), compiled as transformers does by default
     transformers-dynamic  its default cache
 
-**How.** Two times of each answer: until the first token (reading the prompt), and from there to the last one, of which
-tokens per second are taken: batch * (new - 1) / rest. Both are as a caller sees them, the host's readings included.
-Compilation, capture and a first answer are `prepare_s`, before any round. Rounds take turns; medians, p20 and p80 are
-over rounds. `bytes_per_s` is what a step must at least read (weights and keys and values, once), by the time it took:
-against the GPU's bandwidth it says how far there is to go.
+**Fields.** `first_s`: time to the first token. Tokens per second: batch * (new - 1) / rest, where rest is the time from
+the first token to the last. `prepare_s`: compilation, capture and a first answer, before any round. `bytes_per_s`:
+weights, keys and values that a step must read, by its time. Rounds alternate; medians, p20 and p80 are over rounds.
 
 Each implementation of each case is a line of JSON, printed and, with `--out`, appended to FOLDER/generate.jsonl and
-synced to the disk when it is there. What fails is a line with "skipped". The peer runs in a process that does not see
-the project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
+synced to the disk at once. What fails is a line with "skipped". The peer runs in a process that does not see the
+project (`--peer-python`: an interpreter with torch and transformers; this one, where it has transformers).
 
-What it does not do: sampling, prompts of unequal length, windows, several GPUs. It has not run on a GPU yet.
+Not measured: sampling, prompts of unequal length, windows, several GPUs. It has not run on a GPU yet.
 """
 
 from __future__ import annotations

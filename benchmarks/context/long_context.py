@@ -10,19 +10,14 @@
     prefill-N      a multimodal prompt of N tokens (text, images, audio and video in turn, `long_prompt.py`) read in
                    chunks by a model of 6 layers of width 256, 5 local and 1 global, and 64 tokens written after it
     train-N        training steps on one sequence of N tokens, one document, by the demo's large model (4 layers of
-                   width 256): forward, fused head and loss, backward, AdamW, in bfloat16; blocks are computed again in
-                   the backward pass (attention apart) where their activations would not fit
+                   width 256): forward, fused head and loss, backward, AdamW, in bfloat16; blocks are recomputed in the
+                   backward pass (attention apart) where their activations would not fit
     generate-NxB   N new tokens after each of B prompts of unequal length, by the demo's large model: tokens/s and
                    memory by position
 
 Weights are random unless a trained model is given, which changes no cost. Prefill state is checkpointed every few
-minutes in the work folder, and a case that has ended is kept there until all are recorded: the same command, started
-again after a kill, continues where it was and ends in the same logits bit for bit. Seconds are added up over sessions;
-seconds of the processor stand beside them, since hours are rarely had alone.
-
-What it does not do: repeat long cases (the curves of chunks and positions tell how steady the machine was), or say
-anything about answers. The six-layer model's only global layer is its last, of which all chunks but the last want keys
-and values alone (`Transformer.prefill`), so reading takes time in proportion to the length.
+minutes in the work folder, and a case that has ended is kept there until all are recorded: after a kill the same
+command continues and ends in bit-identical logits. Wall and CPU seconds are summed over sessions.
 """
 
 from __future__ import annotations
@@ -141,7 +136,7 @@ def show(result: dict[str, Any]) -> str:
             part = result["steps"][-1]["parts"][name]
             seconds = {f"step {i}, s": f"{step['parts'][name]['s']:.1f}" for i, step in enumerate(result["steps"], 1)}
             rows.append({"part": name, **seconds, "peak GiB": f"{part['peak_gib']:.2f}"})
-        again = ", blocks computed again" if result["checkpoint"] else ""
+        again = ", blocks recomputed" if result["checkpoint"] else ""
         return f"{head}{again}, {result['tokens_per_s']:.0f} tokens/s\n{harness.table(rows)}"
     first, last = result["points"][0], result["points"][-1]
     return (

@@ -1,8 +1,8 @@
 """The peers of the data benchmark: transformers' processors, in a process and an environment of their own.
 
 This file stands alone. It is copied to a folder away from the project and run there by an interpreter that has torch,
-torchvision, transformers, Pillow and PyAV and does not see the project: transformers looks for a package named
-`kernels`, and ours is not it. Nothing is downloaded: processors are made from their classes' own defaults.
+torchvision, transformers, Pillow and PyAV, and does not see the project. Nothing is downloaded: processors are made
+from their classes' own defaults.
 
     qwen     Qwen2VLImageProcessor, the image processor of Qwen2.5-VL: torchvision on uint8 tensors (once named "Fast")
     qwen-pil its variant on Pillow and numpy

@@ -6,25 +6,19 @@
 **Cases.** An index of made-up documents in the arrays of `brine.data.corpus.store.EncodedCorpus`, one epoch of it in
 sequences of 8,192 tokens. Lengths are log-normal (median 400 tokens, sigma 1.2, 8 to 8,192), media are a part of them:
 
-    media       half with images, audio or video, 10 to 90 % of each; half a sequence's tokens as budget for each
-    modality
+    media       half with images, audio or video, 10 to 90 % of each; a budget of half a sequence's tokens per modality
     text        no media: no budget can bind
     image-70    half with images that are 70 % of them; half a sequence's tokens as image budget
     image-all   all with such images: the budget decides the number of sequences
 
-**Measured.** Seconds of the whole of `PackingPlan.build` on one core, as CPU seconds (what other work on the machine
-disturbs least) with wall seconds beside them. Peak memory: growth of resident memory over the index, in a process of
-its own (`benchmarks.harness.memory`). Waste: tokens of padding over all, of which `bound` is what no packing can avoid,
-since all tokens, or all patches of a modality, need so many sequences of that budget. Sequence by sequence, no budget
-is exceeded.
+**Measured**, on one core: CPU and wall seconds of `PackingPlan.build`; growth of resident memory over the index, in a
+process of its own; waste, the padding as a fraction of all tokens; `bound`, the waste that no packing can avoid, since
+all tokens, or all patches of a modality, need so many sequences of that budget. No sequence exceeds a budget (checked).
 
-**Against** a first fit in plain Python, what one writes first: documents in shuffled order, each into the first open
-sequence with space, sequences that nothing can fit any more dropped from the search. It gets `--peer-documents` of the
-same index (the first, in shuffled order), and its time is scaled by number, which flatters it: its search grows with
-open sequences.
+**Against** a first fit in plain Python: documents in shuffled order, each into the first open sequence with space. It
+gets the first `--peer-documents` of the same index, and its time is scaled by number, which flatters it.
 
-What it does not do: read documents that exceed a sequence (there are none here), or measure reading the index from
-disk.
+Not measured: documents longer than a sequence (there are none here), reading the index from disk.
 """
 
 from __future__ import annotations

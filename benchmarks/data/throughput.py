@@ -1,4 +1,4 @@
-"""The data package per core, against what users would pick instead, in one run.
+"""Throughput of the data package per core against transformers' processors and PyAV, in one run.
 
     python -m benchmarks.data.throughput                      all cases, about 4 minutes on two cores
     python -m benchmarks.data.throughput --cases image audio  some of them
@@ -13,19 +13,14 @@
     video-scaled   the same at 1344 x 896, frames scaled to 672 x 448
     loader         the demo's training rate with the loader over that on one batch repeated (`benchmarks.data.loader`)
 
-**Equal**: the output's pixels, checked before anything is timed (1008 and 672 are whole patches of 16, and of 14 x 2;
-672 and 448 too), float32 patches in memory at the end, one thread, frames taken. **Not equal**, since it is each one's
-own way: ours is `fit`, `patchify` and the bytes-to-float map of the batch; the peer's writes each still image twice,
-as its tubelets want, normalises by channel, and its mel has a floor that depends on the clip.
+Both sides give float32 patches of the same pixels (checked before anything is timed), on one thread. Differences that
+remain: the peer writes each still image twice, as its tubelets want, and normalises by channel; its mel has a floor
+that depends on the clip. Rounds alternate, and ratios are of CPU seconds within rounds, all threads of a process
+counted; wall seconds are recorded too. The peers run in a virtual environment of their own, made with uv when first
+needed, since Brine does not depend on transformers.
 
-**How.** transformers looks for a package named `kernels`, and would find our folder. So the peers live in a virtual
-environment of their own (made with uv when first needed, kept in a temporary folder named after the versions) and run
-from a folder that does not see the project. Sides take turns; ratios are taken within rounds. They are ratios of CPU
-seconds, all threads of a process counted: that is what a core does, and other work on the machine disturbs it least.
-Wall seconds are recorded beside them.
-
-What it does not do: decode images and audio (both sides would use the same libraries), index, plan and packing
-(`benchmarks.data.plan`), GPUs.
+Not measured: decoding of images and audio (both sides would use the same libraries), packing (`benchmarks.data.plan`),
+GPUs.
 """
 
 from __future__ import annotations

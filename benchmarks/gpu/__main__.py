@@ -17,12 +17,11 @@ On the GPU, in commands of ten minutes, in this order; the last two on fresh mac
 `--write-table FOLDER` puts the winners into the tables that "auto" reads, and `--plot FILE` draws an image. `million`
 needs a GPU of 141 GB. `--host-gib`: host memory that may be pinned, where a machine reports too little.
 
-`FOLDER/results.jsonl` gets a line for each result, synchronised to the disk, with GPU, driver, versions, commit and the
-backends that the kernels chose; `log.txt` is its readable form. A failure is a line too ("error"), and so is what does
-not fit into `--minutes` ("skipped"); the rest continues. Test results are recorded (counts, failing ids) and stop
-nothing. A stage takes 8 minutes at most, `million` 9. Exit code 0, 1 where nothing ran well, 2 for a mistake in the
-command. Times on a GPU are between CUDA events; without one (or with --toy) sizes are toys and times mean nothing. Not
-measured: several GPUs, Nsight counters, power.
+Each result is a line of `FOLDER/results.jsonl` with GPU, driver, versions, commit and chosen backends (`log.txt` is its
+readable form). So are a failure ("error"), what does not fit into `--minutes` ("skipped") and test results; none of
+them stops the rest. A stage takes 8 minutes at most, `million` 9. Exit code 0, 1 where nothing ran well, 2 for a
+mistake in the command. Times on a GPU are between CUDA events; without one (or with --toy) sizes are toys and times
+mean nothing. Not measured: several GPUs, Nsight counters, power.
 """
 
 from __future__ import annotations

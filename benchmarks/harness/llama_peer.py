@@ -1,7 +1,7 @@
 """The peer of the benchmarks of training and generation: transformers' LlamaForCausalLM in its own process.
 
-This file stands alone. It is copied away from the project and run there as `python -I llama_peer.py train|generate`,
-since transformers looks for a package named `kernels`, and ours is not it.
+This file stands alone. It is copied away from the project and run there as `python -I llama_peer.py train|generate`, by
+an environment that has transformers.
 Nothing is downloaded: weights are random. A process reads one JSON object a line and answers one a line:
 
     train      {"do": "load", ...spec}           -> {"parameters", "versions"}   build model and optimizer

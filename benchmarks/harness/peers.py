@@ -1,7 +1,7 @@
 """Processes that take turns with this one: transformers' Llama where it does not see the project, and our side.
 
-transformers looks for a package named `kernels` and would find our folder, so its side (`llama_peer.py`) is copied to
-another folder and run by an isolated interpreter, in an environment that is made with uv when there is none.
+Brine does not depend on transformers. Its side (`llama_peer.py`) is copied to another folder and run by an isolated
+interpreter, in an environment of its own that is made with uv when there is none.
 """
 
 from __future__ import annotations

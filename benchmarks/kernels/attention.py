@@ -3,24 +3,21 @@
     python -m benchmarks.kernels.attention                    this machine: the GPU where there is one, else the CPU
     python -m benchmarks.kernels.attention --cases decode     some of the cases
 
-**Counting.** The forward is 4 D H FLOPs per *visible* (query, key) pair, the backward 2.5 times that, for everybody: an
-implementation that computes masked pairs too is not credited with them. TFLOP/s are quoted beside their share of the
-roofline, which is the best square matmul of this device in the case's dtype, measured in the same run. A
-decoding step reads its cache once and is quoted in GB/s of visible keys and values, against the best copy of this
-device.
+**FLOPs** are 4 D H per *visible* (query, key) pair forward and 2.5 times that backward, for every implementation.
+Roofline: the best square matmul of this device in the case's dtype, in the same run. A decoding step is quoted in GB/s
+of visible keys and values, against the best copy of this device.
 
-**Cases on a GPU** (bf16, 32 query heads over 8 KV heads, D 64 and 128, 4k to 1M tokens): a full causal sequence, a
-window of 1,024, packed documents, and the same documents with image blocks; decoding 8 sequences with caches of 32k and
-128k. **On a CPU** (8 heads, D 64, fp32 and bf16): full causal sequences against SDPA's flash kernel, targets at least
-0.95 of its speed; 8k tokens of 512-token documents with image blocks against SDPA with a dense mask, target at least 10
-times its speed; packed and windowed sequences; decoding; and peak memory at a window of 1,024 for 32k, 64k and 128k
-tokens, target linear. Masks and their seeds are in `masks.py`, the implementations in `attention_implementations.py`.
+**Cases on a GPU** (bf16, 32 query heads over 8 KV heads, D 64 and 128, 4k to 1M tokens): causal, a window of 1,024,
+packed documents, the same with image blocks; decoding 8 sequences with caches of 32k and 128k. **On a CPU** (8 heads, D
+64, fp32 and bf16), with targets: causal, at least 0.95 of the speed of SDPA's flash kernel; 8k tokens of 512-token
+documents with image blocks, at least 10 times that of SDPA with a dense mask; peak memory at a window of 1,024 for 32k,
+64k and 128k tokens, linear; also packed and windowed sequences and decoding. Masks are in `masks.py`,
+implementations in `attention_implementations.py`.
 
-**Memory** is the growth above the inputs during forward and backward: output, gradients and everything between. On CUDA
-for every implementation, by the caching allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
+**Memory** is the growth above the inputs during forward and backward: on CUDA for every implementation, by the caching
+allocator; on the CPU for ours in the memory cases, by process (`memory.py`).
 
-What it does not do: dropout, sinks, several GPUs, or the time a model spends around attention. It takes about 15
-minutes on two cores, nearly half of it in the causal sequence of 32k tokens.
+Not measured: dropout, sinks, several GPUs. About 15 minutes on two cores, half of it in the causal case of 32k tokens.
 """
 
 from __future__ import annotations

@@ -1,24 +1,17 @@
-"""What the Triton compiler makes of the attention and loss kernels, in bf16 and fp32, for GPUs that are not here.
+"""Registers, spills and tensor-core instructions of the Triton kernels, in bf16 and fp32, for GPUs that are not here.
 
     python -m benchmarks.kernels.compile_report                          # sm_80, sm_90, sm_100; minutes
     python -m benchmarks.kernels.compile_report --arch 90 --dim 128      # one GPU, one head dim
     python -m benchmarks.kernels.compile_report --only 'bwd_keys-D64'    # kernels whose name matches
     python -m benchmarks.kernels.compile_report --candidates             # the tiles that a sweep on a GPU tries
 
-Kernels are compiled ahead of time to machine code, exactly as they would be launched: the launching code runs with
-recorders instead of the kernels, and from each recorded argument follow its type, its divisibility by 16 and its
-value where it is a constant. Then Triton's own cuobjdump is asked for registers, spilled bytes and tensor-core
-instructions. On sm_90 the layouts in Triton's intermediate code show matmuls that two warp groups both compute, and
-the assembler's input of TMA copies that lost their loop's condition.
-No GPU is needed, and nothing here says how fast a kernel is: a table without spills and duplicated matmuls, with the
-tensor cores in use and with shared memory that fits is what must be true before it is worth timing. Above D = 128 the
-accumulators outgrow the registers: there spills of up to SPILL_LIMIT bytes and duplicated matmuls are reported, but are
-no fault. On sm_90 one pass needs that, dk and dv: two accumulators of 64 x 256 take eight warps, of which two groups
-compute the same S and dP. No tile of 16 to 64 rows, 64 or 128 keys, 4 to 16 warps and 1 to 3 stages cures it, under
-Triton 3.6.0 or 3.7.1: those with nothing doubled spill more than 1,000 bytes per thread.
+The kernels of attention and the loss are compiled ahead of time exactly as they would be launched: the launching code
+runs with recorders instead of the kernels. Faults are spills, matmuls that two warp groups both compute (sm_90, from
+the layouts in Triton's intermediate code) and TMA copies that lost their loop's condition. Above D = 128 spills of up
+to SPILL_LIMIT bytes and duplicated matmuls are reported, but are no fault; `kernels/attention/README.md` says why.
 
-The warp-specialized kernels in Gluon are not among them: `tests/kernels/attention/test_gluon.py` compiles those, with
-limits of their own. Not possible under TRITON_INTERPRET=1, which replaces the compiler.
+It says nothing about speed. The Gluon kernels are compiled by `tests/kernels/attention/test_gluon.py`. Not possible
+under TRITON_INTERPRET=1, which replaces the compiler.
 """
 
 from __future__ import annotations

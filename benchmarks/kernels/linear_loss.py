@@ -2,22 +2,19 @@
 
     python -m benchmarks.kernels.linear_loss                  this machine: the GPU where there is one, else the CPU
 
-**Implementations.** `brine` is `kernels.linear_cross_entropy`; `chunked` is the same by plain PyTorch operations (GPU
-only; on a CPU ours is that); `plain` multiplies hidden states and head, widens the logits to fp32 as training code
-does, and calls `F.cross_entropy`; `liger` is its fused linear cross-entropy (GPU only). All get the same tensors, in
-the case's dtype, and give loss, d_hidden and d_weight. Ours computes the gradients in the forward, so only the total is
-compared.
+**Implementations.** `brine`: `brine.kernels.linear_loss.linear_cross_entropy`; `chunked`: the same in plain PyTorch
+operations (GPU only; on a CPU `brine` is that); `plain`: `F.cross_entropy` over fp32 logits; `liger`: its fused linear
+cross-entropy (GPU only). All get the same tensors in the case's dtype and give loss, d_hidden and d_weight. Ours
+computes the gradients in the forward, so only the total is compared.
 
 **Terms.** "plain" is the cross-entropy alone, "z" adds 1e-4 lse^2, "distill" mixes in a dense teacher of half the width
 at weight 0.5 and temperature 1, whose logits are part of the work. Liger has no op with this mixture.
 
-**Counting.** 6 N E V FLOPs for forward and backward, and 2 N Et V for the teacher, for everybody, against the best
-square matmul of this device in the same dtype, measured in the same run. Nothing can be faster than that
-roofline except by leaving work out.
+**FLOPs** are 6 N E V forward and backward, and 2 N Et V for the teacher, for every implementation. Roofline: the best
+square matmul of this device in the same dtype, in the same run.
 
-**Memory** is the peak growth above the inputs *and their gradients*: d_hidden and d_weight have to exist whoever makes
-them, so their bytes are taken off. On the CPU each implementation runs in its own process (`memory.py`), on CUDA it is
-the caching allocator's peak.
+**Memory** is the peak growth above the inputs and their gradients d_hidden and d_weight: on the CPU in a process per
+implementation (`memory.py`), on CUDA by the caching allocator.
 
 **Cases.** CPU: 8,192 tokens, width 512, vocabulary 65,536, fp32 and bf16; targets: at most 1.35 times the time and 1/8
 of the memory of `plain`. With a teacher 4,096 tokens, since `plain` would not fit small machines. GPU: 8k to 64k

@@ -14,10 +14,10 @@ dense one that it supports, built outside the clock, in the form that is faster 
 documents of log-normal lengths (median 256, sigma 1, 16 to a sequence); the peer is given the same document mask;
 target: at least 1.2 times its speed.
 
-**How.** transformers looks for a package named `kernels`, and would find our folder. So the peer lives in its own
-virtual environment (made with uv when first needed, kept in a temporary folder named after the versions) and runs
-from a folder that does not see the project. The two children wait for turns: ours n steps, the peer's n steps, and so
-on, each round beginning with the other one. Ratios are taken within rounds. A child that waits does nothing.
+**How.** The peer runs in its own virtual environment (made with uv when first needed, kept in a temporary folder named
+after the versions), from a folder that does not see the project, since Brine does not depend on transformers. The two
+children wait for turns: ours n steps, the peer's n steps, and so on, each round beginning with the other one. Ratios
+are taken within rounds. A child that waits does nothing.
 
 About 15 minutes on two cores, compilation included. What it does not do: GPUs, several ranks, data loading.
 """

@@ -122,7 +122,7 @@ def _walk(file: Path, end: int) -> TarIndex:
         try:
             tar = tarfile.open(fileobj=stream, mode="r:", encoding="utf-8")  # noqa: SIM115 (`stream` is closed here)
         except _BROKEN as error:
-            raise DocumentError(f"{file.name!r} is no tar file ({error})") from None
+            raise DocumentError(f"{file.name!r} is not a tar file ({error})") from None
         try:
             while (member := tar.next()) is not None:
                 # a negative size would lead back to an earlier header

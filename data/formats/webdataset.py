@@ -221,7 +221,7 @@ class _Shard:
             raise DocumentError(f"member {unread[0]!r} is not read: {extensions.conversion_hint(unread[0])}")
         if others and words and not media:
             # what a caption is about, of a kind that is not read, and not a text by itself
-            why = "is no media file that is read: store the image, audio or video itself, or"
+            why = "is not a media file that is read: store the image, audio or video itself, or"
             raise DocumentError(f"member {others[0][:200]!r} {why} leave it out where the text stands alone")
         for member in unread:
             skip_file(member, self.skipped)
@@ -231,7 +231,7 @@ class _Shard:
             text = self._text(words["cls"]) if "cls" in words else ""
             if not text.strip():
                 pair = prompt_pair_hint(fields)
-                raise DocumentError(f"sample {name!r} has no words: none in .{', .'.join(_WORDS)}{pair}")
+                raise DocumentError(f"sample {name!r} has no text: none in .{', .'.join(_WORDS)}{pair}")
         source = os.path.basename(os.path.dirname(self.name)) or untagged(self.name).removesuffix(".tar")
         if len({posixpath.splitext(address)[0] for address in media}) > 1:
             self.skipped["note: media whose names differ behind a dot (a.jpg, a.left.jpg) are one sample"] += 1

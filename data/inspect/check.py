@@ -47,7 +47,7 @@ class RetryList:
 
     @classmethod
     def read(cls, path: str | Path) -> "RetryList":
-        """Read quarantine.jsonl. Raises ValueError naming the line that is no record, or when there is none."""
+        """Read quarantine.jsonl. Raises ValueError naming the line that is not a record, or when there is none."""
         ids, lines = set(), set()
         try:
             with open(path, "rb") as file:
@@ -57,7 +57,7 @@ class RetryList:
                         name, at = str(record["id"]), int(record.get("line", 0))
                     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                         raise ValueError(
-                            f"{path}, line {number} is no quarantine record: give the file that `data check "
+                            f"{path}, line {number} is not a quarantine record: give the file that `data check "
                             "--quarantine` or `data build` wrote"
                         ) from None
                     ids.add(name)

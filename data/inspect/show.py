@@ -128,7 +128,7 @@ def pixels_of(view: DocumentView, media_range: MediaRange) -> tuple[np.ndarray, 
         grid = patches[mine].reshape(rows, cols, frames_a_patch, size, size, 3)
         # (rows, cols, frame, y, x, 3) -> (frame, rows, y, cols, x, 3)
         frames.append(grid.transpose(2, 0, 3, 1, 4, 5).reshape(frames_a_patch, rows * size, cols * size, 3))
-        begins_s = (position[0, 0] - media_start_position(view, media_range)) * config.tick_s
+        begins_s = (position[0, 0] - media_start_position(view, media_range)) * config.time_step_s
         times.append(begins_s + np.arange(frames_a_patch) / config.video_fps)
     return np.concatenate(frames), np.concatenate(times)
 

@@ -181,7 +181,7 @@ def _draw_mel(axes, mel: np.ndarray, view: DocumentView, *, end_s: float = 0.0) 
                 extent=(0, seconds, 0, config.mel_bins))  # fmt: skip
     ticks = np.arange(0, num_tokens + 1)
     if num_tokens <= _MAX_TICKS:
-        axes.vlines(ticks * config.tick_s, 0, config.mel_bins * 0.045, color="white", linewidth=0.8)
+        axes.vlines(ticks * config.time_step_s, 0, config.mel_bins * 0.045, color="white", linewidth=0.8)
     axes.vlines(np.arange(1, int(np.ceil(seconds))), 0, config.mel_bins, color="white", linewidth=0.7, alpha=0.6)
     axes.set_xlim(0, max(seconds, end_s))
     axes.set_ylim(0, config.mel_bins)
@@ -189,7 +189,9 @@ def _draw_mel(axes, mel: np.ndarray, view: DocumentView, *, end_s: float = 0.0) 
     top = _mel(config.sample_rate / 2)
     axes.set_yticks([_mel(hz) / top * config.mel_bins for hz in hertz], [f"{hz:,} Hz" for hz in hertz])
     note = (
-        "too many tokens for ticks" if num_tokens > _MAX_TICKS else f"a tick is a token of {1000 * config.tick_s:g} ms"
+        "too many tokens for ticks"
+        if num_tokens > _MAX_TICKS
+        else f"a tick is a token of {1000 * config.time_step_s:g} ms"
     )
     axes.set_xlabel(
         f"seconds   ({num_tokens:,} audio tokens; {note}, a line begins a block of one second)", fontsize=10

@@ -1,15 +1,14 @@
-"""Packing in bulk: thousands of chunks at once by array operations, for corpora of millions of documents.
+"""Best-fit packing by array operations, thousands of chunks at a time, for corpora of millions of documents.
 
     n chunks in the order of the stream · M modalities whose budget can bind · K sequences that are open
 
-In a round both sides are sorted, and a different tightest sequence for every chunk is a running maximum
-(`_match_best_fit`). Best fit in random order would leave gaps that nothing fits, so a chunk goes in only where it fills
-the sequence to within 0.2 % (`_complete`), or where a second one of random length fits beside it and what is left is a
-sum of usual lengths (`_extend`). The rest opens new sequences. Where too many wait, plain best fit takes over, and at
-last the fullest are closed. A round takes a fixed part of the remaining stream, so that sequences end about in its
-order. Where the data come near a media budget (`STEER_THRESHOLD`), sequences with much of that modality wait for chunks
-with little, and the other way round. Cost: 0.3 to 0.5 microseconds per chunk. Waste: about 0.1 % on varied lengths;
-some per cent where lengths are a third of a sequence and alike, or where a budget is all but used up.
+Each round sorts chunks and open sequences, and matches every chunk with a different tightest sequence
+(`_match_best_fit`). A chunk enters a sequence that it fills to within 0.2 % (`_complete`), or together with a second
+one of random length that leaves a sum of frequent lengths (`_extend`); the rest open new sequences. When too many wait,
+plain best fit takes over, and at last the fullest are closed. A round takes a fixed part of the remaining stream, so
+sequences end about in its order. Near a media budget (`STEER_THRESHOLD`) sequences rich in a modality wait for chunks
+poor in it, and the other way round. Cost: 0.3 to 0.5 microseconds per chunk. Waste: about 0.1 % on varied lengths; some
+per cent where lengths are a third of a sequence and alike, or where a budget is nearly used up.
 """
 
 import numpy as np

@@ -1,1 +1,1 @@
-"""Recipes to image and video files."""
+"""Render specs to image and video files."""

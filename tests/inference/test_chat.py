@@ -329,7 +329,7 @@ def test_an_edited_answer_is_not_hidden_by_its_ids(model_folder, edit):
     whole = loaded.encode_chat([USER, said, USER])
     assert same(whole, loaded.encode_chat([USER, {**said, "content": ""}, USER]))
     for ask in (loaded.encode_chat, loaded.chat):
-        with pytest.raises(ValueError, match=r"message 1: its words are .* but its token_ids.* say 'a word'"):
+        with pytest.raises(ValueError, match=r"message 1: its text is .* but its token_ids.* say 'a word'"):
             ask([USER, said | {"content": edit("a word")}, USER])
 
 

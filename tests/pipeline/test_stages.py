@@ -100,7 +100,7 @@ def test_strange_folder_is_not_deleted(tmp_path):
 
 
 def test_unknown_input_is_refused(tmp_path):
-    with StageStore(tmp_path) as line, pytest.raises(ValueError, match="input 'corpus' is no earlier stage"):
+    with StageStore(tmp_path) as line, pytest.raises(ValueError, match="input 'corpus' is not an earlier stage"):
         line.stage("first", lambda folder: None, inputs=["corpus"])
 
 

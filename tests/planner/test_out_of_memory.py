@@ -75,7 +75,7 @@ def test_the_largest_micro_batch_that_fits_is_named(tmp_path):
 @pytest.mark.slow
 def test_the_checkpoint_stands_and_what_begins_anew_comes_last(tmp_path):
     tiny_train(tmp_path, config=tiny_config())
-    text = message(DEVICE, tmp_path, arm="small")
+    text = message(DEVICE, tmp_path, model_name="small")
     *_, last = found = options_of(text)
     assert last == "--small.micro-batch-size 4" and "begins" in found[last][1]
     assert "The checkpoint of step 12 stands" in text

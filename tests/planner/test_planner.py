@@ -124,7 +124,10 @@ def test_what_flash_adds_up_in_is_counted():
     assert not any(map(plan_memory.flash_accumulator_bytes, others))
     ours, theirs = (memory(case).peak_phases["attention"] for case in (others[0], LONG))
     assert sum(theirs.values()) - sum(ours.values()) == pytest.approx(plan_memory.flash_accumulator_bytes(LONG))
-    assert theirs["sums of flash"] == plan_memory.flash_accumulator_bytes(LONG) and "sums of flash" not in ours
+    assert (
+        theirs["flash backward accumulators"] == plan_memory.flash_accumulator_bytes(LONG)
+        and "flash backward accumulators" not in ours
+    )
 
 
 def test_batches_that_wait_on_a_card_are_counted():
@@ -132,9 +135,9 @@ def test_batches_that_wait_on_a_card_are_counted():
     patches = (("image", 1000),)
     model = replace(LONG.model, image_dim=768)
     here, bare = (memory(replace(LONG, model=model, patches=each)).persistent for each in (patches, ()))
-    assert bare["batches ahead"] == 2 * LONG.num_tokens * (plan_memory.BATCH_BYTES + plan_memory.SPAN_BYTES)
-    assert here["batches ahead"] - bare["batches ahead"] == 2 * 1000 * 768
-    assert "batches ahead" not in memory(replace(LONG, device="cpu")).persistent
+    assert bare["prefetched batches"] == 2 * LONG.num_tokens * (plan_memory.BATCH_BYTES + plan_memory.SPAN_BYTES)
+    assert here["prefetched batches"] - bare["prefetched batches"] == 2 * 1000 * 768
+    assert "prefetched batches" not in memory(replace(LONG, device="cpu")).persistent
 
 
 def test_memory_moves_the_way_it_should():

@@ -1,7 +1,7 @@
 """Checks several GPUs in a minute: versions, collectives, link speeds, ring attention, FSDP2. One line a check, PASS or
 FAIL.
 
-    torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster --json check.json
+    torchrun --nproc-per-node 8 -m brine check-cluster --json check.json
 
 Ring attention and the sharded model are compared with one rank: on GPUs errors against float64 may be twice those of
 one rank, on CPUs (gloo) they agree to 1e-10 in float64. A check that hangs is ended after `--timeout` seconds by a
@@ -37,7 +37,7 @@ REPEATS = 5
 COUNTED = 32
 """Ranks that put more than zeros into a sum."""
 EXIT_HUNG = 3
-PROG = "torchrun --nproc-per-node N -m brine.training.parallel.check_cluster"
+PROG = "torchrun --nproc-per-node N -m brine check-cluster"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ClusterCheckOptions:
     line a check, PASS or FAIL; exit code 0 where all passed, 1 where one failed, 2 for a mistake in the command, 3
     where one did not end in time.
 
-    8 GPUs: torchrun --nproc-per-node 8 -m brine.training.parallel.check_cluster --json check.json
+    8 GPUs: torchrun --nproc-per-node 8 -m brine check-cluster --json check.json
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

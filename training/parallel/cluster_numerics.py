@@ -1,4 +1,4 @@
-"""Numerical multi-rank vs single-rank checks of `brine.training.parallel.check_cluster`.
+"""Numerical multi-rank vs single-rank checks of `brine check-cluster`.
 
     ring_errors(world, device)         attention over sequences that all ranks share, with its gradients
     sharding_errors(world, device)     gradients of a small model whose parameters are sharded over all ranks

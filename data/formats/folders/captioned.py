@@ -114,8 +114,8 @@ def flat_record_document(fields: dict, *, root: Path, name: str, notes: Counter)
         raise DocumentError(no_text)
     if not parts and (empty := note_nothing(fields, notes)) and key not in DOCUMENT_WORDS:
         raise DocumentError(
-            f"field {empty!r} holds no media, and a {key} alone is no text to train on: give the path of its file, or "
-            "rename the field to 'text'"
+            f"field {empty!r} holds no media, and a {key} alone is not a text to train on: give the path of its file, "
+            "or rename the field to 'text'"
         )
     if not parts:
         return Document(id=name, parts=(Text(text),), kind="text", split=UNASSIGNED)
@@ -193,4 +193,4 @@ def _note_other_words(fields: dict, read: str, words: str, notes: Counter) -> No
     for key in WORDS if len(_WORDS & fields.keys()) > 1 else ():
         value = _first(fields.get(key)) if key != read else None
         if value not in (None, "", [], words) and not (isinstance(value, str) and not value.strip()):
-            notes[f"note: fields {read!r} and {key!r} both hold words, of which the first was read"] += 1
+            notes[f"note: fields {read!r} and {key!r} both hold text, of which the first was read"] += 1

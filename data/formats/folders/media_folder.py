@@ -103,11 +103,11 @@ def _document(
         if numbers:
             raise DocumentError(f"file {numbers}")
         likely = next((name + ending for ending in WORD_LIKE if is_there(name + ending)), "")
-        what = f": rename {likely!r} to {name}.txt if it holds plain words" if likely else f": write {name}.txt"
+        what = f": rename {likely!r} to {name}.txt if it holds plain text" if likely else f": write {name}.txt"
         if held := ", ".join(repr(key[:40]) for key in list(fields)[:8]):
             json = next(path for path in words if path.lower().endswith(".json"))
-            what = f", for {json!r} has the fields {held} and words in none of them{what}"
-        raise DocumentError(f"file {next(iter(media))!r} has no words beside it{what}")
+            what = f", for {json!r} has the fields {held} and text in none of them{what}"
+        raise DocumentError(f"file {next(iter(media))!r} has no caption beside it{what}")
     return document
 
 
@@ -132,7 +132,7 @@ def read_words(
         elif content.strip() not in ("", text.strip()):
             notes["note: of several texts of one name the first was read"] += 1
     if numbers and (text.strip() or fields):
-        notes["note: numbers beside an image that has words were not read"] += 1
+        notes["note: numbers beside an image that has a caption were not read"] += 1
     return text, fields, numbers
 
 
@@ -144,7 +144,7 @@ def _numbers_in(text: str, *, has_classes: bool) -> str:
     shortest = min([len(line.split()) for line in text.splitlines() if line.strip()][:_CELLS])
     what = "boxes or outlines in numbers (YOLO)" if shortest >= 5 else "numbers"
     what = "the number of a class" if len(cells) == 1 else what
-    return f"{what} and no words: write words in its place, or a metadata.jsonl of the images and their words"
+    return f"{what} and no text: write text in its place, or a metadata.jsonl of the images and their captions"
 
 
 def _grouped(root: Path, skipped: Counter, within: list[str] | None) -> dict[str, list[tuple[str, str]]]:
@@ -171,7 +171,7 @@ def _grouped(root: Path, skipped: Counter, within: list[str] | None) -> dict[str
         ):
             groups.setdefault(os.path.splitext(path)[0], []).append((path, problem))
         elif not problem and path.lower().endswith(TABLES):
-            skipped[f"table .{extension_of(path)}: its words are not read, captions beside media are"] += 1
+            skipped[f"table .{extension_of(path)}: its text is not read, captions beside media are"] += 1
         else:
             skip_file(path, skipped, problem)
     # words may be named after all of a media file's name (`a.jpg.txt`)

@@ -1,10 +1,19 @@
 """What a folder without JSON, tars and tables holds, by its names; and what is said where that would lose something.
 
 A folder of media must not become something that its media are not part of. So it is the first of these that fits:
-"media", where text is beside media of its name, with at most ten programs and pages to each such pair; refused, where
-a table names the media; "markdown", where pages show half of the media, or some without programs; "repository", where
-programs and pages are as many as the media, texts ten times as many, or texts name half of the media. Otherwise it is
-refused with what to do. Without media it is "markdown" where pages are most of its texts, else "repository".
+
+    "media"       media have text of their name, with at most ten programs and pages to each such pair; pairs in tests/,
+                  fixtures/ and the like do not count
+    refused       a table names the media
+    "markdown"    pages show half of the media and outnumber the programs; without programs also where one shows a media
+                  file, they are as many as the media, or the README shows half of them
+    "repository"  programs and pages are as many as the media; ten texts to each media file, three to a single one;
+                  texts that name half of the media; two programs or sources (LaTeX, reStructuredText, notebooks), or
+                  one with a page or a build file, with at most 25 media to each and no file that may hold their text
+    refused       else, with what the folder holds and what to do
+
+READMEs and licences do not count as pages or texts, nor settings (YAML, TOML, INI) as programs; a `.git` says nothing
+where there are media. Without media it is "markdown" where pages are most of its texts, else "repository".
 """
 
 import contextlib
@@ -124,7 +133,7 @@ class _FolderCounts:
         if not programs and (pages >= media or shown or 2 * self._num_shown(self.all_pages) >= media):
             return "markdown"
         if found := list_hint(self.root, self.paths):
-            raise ValueError(f"{self.path} has its words in {found}")
+            raise ValueError(f"{self.path} has its text in {found}")
         if self._are_named() or self._is_program():
             return "repository"
         what = detect.describe_unread_file(self.root, self.paths) or class_folders_hint(self.root, self.paths)
@@ -213,7 +222,7 @@ class _FolderCounts:
             more = ", ..." if len(others) > 5 else ""
             what += f"; the same with {', '.join(map(repr, others[:5]))}{more}, each into a separate file"
             what += " (`data check FILE` prints the command)"
-        raise ValueError(f"{self.path} has its words in {what}")
+        raise ValueError(f"{self.path} has its text in {what}")
 
     def _unread_lines(self) -> str:
         """The first data of other programs, JSON of no known record format or compressed file; "" for none."""
@@ -235,9 +244,9 @@ class _FolderCounts:
         media += [f"media that are not read: {unread}"] if unread else []
         others, likely = ", ".join(map(repr, self.others[:3])), self.likely
         return (
-            f"holds {' and '.join(media)} but no words beside them"
+            f"holds {' and '.join(media)} but no caption beside them"
             + (f" (files such as {others} have names of none)" if others else "")
-            + (f" (rename {likely!r} to end in .txt, and its like, if they hold plain words)" if likely else "")
+            + (f" (rename {likely!r} to end in .txt, and its like, if they hold plain text)" if likely else "")
             + ': write heron.txt beside heron.jpg, or a metadata.jsonl of lines {"file_name": "heron.jpg", "text": '
             + f'"..."}}{self.refused}'
         )

@@ -113,7 +113,7 @@ def note_nothing(fields: dict, notes: Counter) -> str:
     """Note the first media field without media, where words are read alone; its name, or ""."""
     empty = next((key for key in fields if key in SURE and is_nothing(fields[key])), "")
     if empty:
-        notes[f"note: field {empty!r} holds no media: the words were read alone"] += 1
+        notes[f"note: field {empty!r} holds no media: the text was read alone"] += 1
     return empty
 
 
@@ -162,7 +162,7 @@ def check_caption(fields: dict, key: str, words: str) -> None:
     if named := mentions_media_in_text(fields, key, words):
         raise DocumentError(
             f"field {named[:40]!r} shows that {key!r} belongs to an image, audio or video, and none is read: give its "
-            "path as 'image', 'audio' or 'video' (download a remote one); or call the words 'text' and remove this"
+            f"path as 'image', 'audio' or 'video' (download a remote one); or rename {key!r} to 'text' and remove this"
         )
 
 

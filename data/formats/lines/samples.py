@@ -48,7 +48,7 @@ def sidecar_object(content: str, text: str, notes: Counter) -> dict:
     except DocumentError:
         if not text.strip():
             raise
-        notes["note: a .json beside a text is no object and was not read"] += 1
+        notes["note: a .json beside a text is not an object and was not read"] += 1
         return {}
 
 

@@ -54,8 +54,8 @@ def describe_single_file(file: Path) -> str:
         name, media, remedy = identify_format(stream.read(1024)) or ("", None, "")
     if media is not None:
         return (
-            f"is {name}, one media file without words: put {file.stem}.txt beside it and give the folder, or write a "
-            f'manifest of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
+            f"is {name}, one media file without a caption: put {file.stem}.txt beside it and give the folder, or write "
+            f'a manifest of lines {{"file_name": {json.dumps(file.name)}, "text": "..."}} and give that'
         )
     if name:
         return f"is {name}: {remedy}"
@@ -210,7 +210,7 @@ def describe_coco(file: Path, *, root: Path | None = None) -> str:
     if not _has_captions(file):
         return (
             f"{what}, and it has no captions: write a metadata.jsonl beside the images of lines "
-            '{"file_name": "heron.jpg", "text": "..."}, with what you know of them in words'
+            '{"file_name": "heron.jpg", "text": "..."}, with what you know of them as text'
         )
     found = convert_coco(file, root=root)
     return (

@@ -83,7 +83,7 @@ def check_unread_fields(
             if not is_word and not any_read and not is_row_of_text:
                 raise DocumentError(
                     f"field {key[:40]!r} says that the row belongs to an image, audio or video, and none is read: give "
-                    f"the path of its file as {where}, or remove the field where the words stand alone"
+                    f"the path of its file as {where}, or remove the field where the text stands alone"
                 )
             is_noted = is_word or not is_metadata(key)
         elif sort == "other":
@@ -93,7 +93,7 @@ def check_unread_fields(
         elif sort == "provenance" and is_caption and not any_read and "://" in (address := path_of(value))[:12]:
             raise DocumentError(
                 f"field {key[:40]!r} shows that {words[0]!r} belongs to an image, audio or video, which is remote "
-                f"({address[:100]!r}): download it and give its path as {where}, or call the words 'text'"
+                f"({address[:100]!r}): download it and give its path as {where}, or rename {words[0]!r} to 'text'"
             )
         if sort in ("provenance", "metadata"):
             is_long = sort == "metadata" and isinstance(value, str) and len(value) > 300

@@ -162,9 +162,9 @@ def _without_header(rows: list[list[str]], media: MediaColumn) -> tuple[Callable
         notes.append(f"{_NOT_FETCHED if is_address(first[column]) else _NO_FILE} column {column + 1}")
     text, most = text_column(rows, taken={column}, codes=True), max(map(len, rows))
     if text is None:
-        notes.append("no cells of its rows hold words: add them to each line as 'text'")
+        notes.append("no cells of its rows hold text: add it to each line as 'text'")
     elif most > 2:
-        notes.append(f"column {text + 1} is taken for the words")
+        notes.append(f"column {text + 1} is taken for the text")
     # rows may be short of a cell at the end
     index = -1 if text == most - 1 and len({len(row) for row in rows}) > 1 else text
 
@@ -222,16 +222,18 @@ def _with_header(
     note = ""
     if not has_media or "text" in changed or (has_none and body):
         shown = ", ".join(repr(name[:40]) for name in header[:6]) + (", ..." if len(header) > 6 else "")
-        path = "" if has_media else " that of the path file_name"
-        note = f" (its columns are {shown}; call{path}{' and' * bool(path)} that of the words text, if this is another)"
+        path = "" if has_media else " that of the path 'file_name'"
+        note = (
+            f" (its columns are {shown}; call{path}{' and' * bool(path)} that of the text 'text', if this is another)"
+        )
         if has_none and body:
             likely = [name for name in names if names[name] not in taken and not is_metadata_column(name)]
             likely = [repr(name[:40]) for name in likely if is_text_like(cells[name])][:3] if has_media else []
-            note = f" (its columns are {shown}, and none of them holds words: add a column text with them"
+            note = f" (its columns are {shown}, and none of them holds text: add a column 'text' with it"
             note += f", or call one so ({', '.join(likely)})" if likely else ""
             note += f"; call{path}, if there is one)" if path else ")"
     for name, new in moved.items():
-        note += f" (the column {name[:40]!r} holds addresses or names of files, not words: it is kept as {new[:50]!r})"
+        note += f" (the column {name[:40]!r} holds addresses or names of files, not text: it is kept as {new[:50]!r})"
 
     def row_of(row: dict) -> dict:
         kept = {name: value for name, value in row.items() if name and name not in drop}

@@ -41,13 +41,13 @@ class _List:
 
 
 def list_hint(root: Path, paths: list[str]) -> str:
-    """What to do about the first text that names media, and its like, after the words "has its words in"; else ""."""
+    """What to do about the first text that names media, and its like, after "has its text in"; else ""."""
     if (found := _first_list(root, paths, _names_of_media(paths), MediaFiles())) is None:
         return ""
     first, others = found
     more = (", ..." if len(others) > _SHOWN else "") if others else ""
     names = ", ".join(repr(name) for name in (first.path, *others[:_SHOWN])) + more
-    what = "tables" if first.is_table else "lines of a name and words"
+    what = "tables" if first.is_table else "lines of a name and text"
     note = convert_table(root / first.path, root=root).note if first.is_table and not others else ""
     return f"{names}, {what}, which are not read: write manifests of them by {convert_command(root)}{note}"
 
@@ -162,9 +162,8 @@ def class_folders_hint(root: Path, paths: Iterable[str]) -> str:
     if len(folders) < 2 or "" in folders or len(folders) == len(media) > 2 or any(map(split_words, folders)):
         return ""
     shown = ", ".join(map(repr, list(folders)[:_CLASSES_SHOWN])) + (", ..." if len(folders) > _CLASSES_SHOWN else "")
-    return (
-        f"; if the names of their folders ({shown}) are their words, write a metadata.jsonl by {convert_command(root)}"
-    )
+    command = convert_command(root)
+    return f"; if the names of their folders ({shown}) are their captions, write a metadata.jsonl by {command}"
 
 
 def convert_classes(root: Path, paths: list[str]) -> list[Conversion]:

@@ -96,4 +96,4 @@ def test_images_whose_words_are_a_link(tmp_path):
     (root / "m.jsonl").symlink_to(fill(tmp_path / "big", {"m.jsonl": "x"}) / "m.jsonl")
     with pytest.raises(ValueError) as error:
         open_source(root)
-    assert "holds 1 media files but no words" in str(error.value) and f"; 'm.jsonl' {OUT}" in str(error.value)
+    assert "holds 1 media files but no caption" in str(error.value) and f"; 'm.jsonl' {OUT}" in str(error.value)

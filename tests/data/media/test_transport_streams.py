@@ -81,14 +81,14 @@ def test_in_a_table(tmp_path, film):
 def test_given_alone_it_is_named_with_the_remedy(tmp_path, film, name):
     write(tmp_path, {name: film})
     with pytest.raises(
-        ValueError, match=r"is an MPEG transport stream, one media file without words: put 1\.txt beside it"
+        ValueError, match=r"is an MPEG transport stream, one media file without a caption: put 1\.txt beside it"
     ):
         open_source(tmp_path / name)
 
 
 def test_without_captions_it_is_no_program(tmp_path, film):
     write(tmp_path, {"a.ts": film, "b.ts": film})
-    with pytest.raises(ValueError, match="2 media files but no words beside them"):
+    with pytest.raises(ValueError, match="2 media files but no caption beside them"):
         open_source(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_the_two_sizes_of_packets(film, tmp_path):
 
 OTHERS = {"a.jpg": b"\xff\xd8\xff\xe0" + bytes(60), "a.pdf": b"%PDF-1.7" + bytes(60), "a.bin": b"fLaC" + bytes(60)}
 TOLD = {
-    "a.jpg": "is a JPEG image, one media file without words: put a.txt",
+    "a.jpg": "is a JPEG image, one media file without a caption: put a.txt",
     "a.pdf": "is a PDF document: draw its pages",
 }
 

@@ -10,12 +10,12 @@ from tests.data.formats.test_containers import tar
 
 BOX = "0 0.5 0.5 0.1 0.1\n"
 ASIDE = {
-    "boxes": (BOX, "holds boxes or outlines in numbers (YOLO) and no words"),
+    "boxes": (BOX, "holds boxes or outlines in numbers (YOLO) and no text"),
     "two boxes": (BOX + "14 0.25 .5 1e-2 1\r\n", "(YOLO)"),
     "outlines": ("0 0.1 0.2 0.3 0.4 0.5 0.6\n3 0.1 0.2 0.3 0.4\n", "(YOLO)"),
     "scores": ("0 0.5 0.5 0.1 0.1 0.98\n\n", "(YOLO)"),
-    "corners": ("12, 40, 180, 220\n", "holds numbers and no words"),
-    "depths": ("-1.5\n+2.25\n3.\n", "holds numbers and no words"),
+    "corners": ("12, 40, 180, 220\n", "holds numbers and no text"),
+    "depths": ("-1.5\n+2.25\n3.\n", "holds numbers and no text"),
 }
 
 
@@ -45,7 +45,7 @@ def test_words_and_a_digit_stay_captions(tmp_path, content):
 
 def test_one_number_beside_names_of_classes_is_a_class(tmp_path):
     _, (bad,) = read(put(tmp_path, {"a/1.jpg": "", "a/1.txt": "7", "a/classes.txt": "cat\n"}))
-    assert "holds the number of a class and no words" in bad.reason
+    assert "holds the number of a class and no text" in bad.reason
 
 
 def test_words_beside_numbers_are_read(tmp_path):
@@ -69,7 +69,7 @@ def test_numbers_in_a_tar(tmp_path, content):
     tar(tmp_path / "a.tar", {"1.jpg": "x", "1.txt": content, "2.jpg": "x", "2.txt": content, "2.json": '{"text": "a"}',
                              "3.jpg": "x", "3.txt": "7"})  # fmt: skip
     documents, (bad,) = read(tmp_path / "a.tar")
-    assert [texts(document) for document in documents] == ["a", "7"] and "and no words" in bad.reason
+    assert [texts(document) for document in documents] == ["a", "7"] and "and no text" in bad.reason
 
 
 JSON = {
@@ -81,7 +81,7 @@ JSON = {
 
 @pytest.mark.parametrize("fields", JSON.values(), ids=JSON)
 def test_the_json_beside_an_image_without_words_is_named(tmp_path, fields):
-    """ "has no words beside it: write 1.txt" did not say what was looked at."""
+    """ "has no caption beside it: write 1.txt" did not say what was looked at."""
     documents, (bad,) = read(put(tmp_path, {"1.jpg": "", "1.json": fields}))
     assert not documents and "for '1.json' has the fields" in bad.reason and "write 1.txt" in bad.reason
     assert all(repr(key) in bad.reason for key in fields)

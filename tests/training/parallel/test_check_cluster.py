@@ -135,7 +135,7 @@ def test_help_names_the_command(capsys, monkeypatch):
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     text = capsys.readouterr().out
-    assert left.value.code == 0 and "--nproc-per-node 8 -m brine.training.parallel.check_cluster --json" in text
+    assert left.value.code == 0 and "--nproc-per-node 8 -m brine check-cluster --json" in text
     for option in ("--device", "--timeout", "--no-links", "--json"):
         assert option in text
 

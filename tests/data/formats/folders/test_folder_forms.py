@@ -142,7 +142,7 @@ def test_a_page_with_a_picture_and_a_table_of_something_else(tmp_path):
     fill(tmp_path, {"a.md": "see ![](i.png)", "i.png": b"x", "t.csv": "name,price\nwine,3\n"})
     assert open_source(tmp_path).format == "markdown"
     fill(tmp_path, {"t.csv": "file,text\ni.png,a heron\n"})
-    with pytest.raises(ValueError, match=r"has its words in 't\.csv'"):
+    with pytest.raises(ValueError, match=r"has its text in 't\.csv'"):
         open_source(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_programs_with_pictures_are_repositories(tmp_path, names):
 @pytest.mark.parametrize("names", [["dl.py"], ["a.py", "b.py", "captions.txt"], ["a.py", "b.py", "1.srt"]], ids=str)
 def test_media_with_scripts_and_a_list_stay_refused(tmp_path, names):
     fill(tmp_path, PICTURES | dict.fromkeys(names, "words"))
-    with pytest.raises(ValueError, match="no words beside them"):
+    with pytest.raises(ValueError, match="no caption beside them"):
         open_source(tmp_path)
 
 

@@ -185,7 +185,7 @@ def test_what_cannot_be_opened_names_the_formats(room, tmp_path):
         tmp_path / "pipe": "is not a regular file or folder",
         tmp_path / "poem.json": "no JSON object of a known record format",
         tmp_path / "empty": "holds nothing that is read",
-        room: "4 media files but no words beside them",
+        room: "4 media files but no caption beside them",
     }
     for path, words in cases.items():
         with pytest.raises(ValueError) as caught:

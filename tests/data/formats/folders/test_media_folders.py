@@ -59,7 +59,7 @@ def test_media_that_are_not_read_are_named_with_the_remedy(tmp_path, unread):
     }
     assert skipped(tmp_path) == {
         "media file .zzv: convert to MP4": 1, "media file .zza: convert to FLAC": 1, "text without media": 1,
-        "file .npy": 1, "table .csv: its words are not read, captions beside media are": 1,
+        "file .npy": 1, "table .csv: its text is not read, captions beside media are": 1,
         "file without an extension": 1,
     }  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_a_folder_of_unread_media_and_their_words_gives_no_text(tmp_path, unread
 
 REFUSED = {
     "unread media and other texts": (["talk.zza", "script.txt"], ("1 .zza (convert to FLAC)", "'script.txt'")),
-    "unread media alone": (["a.zzv", "b.zzv"], ("2 .zzv (convert to MP4)", "no words beside them")),
+    "unread media alone": (["a.zzv", "b.zzv"], ("2 .zzv (convert to MP4)", "no caption beside them")),
     "media and other texts": (
         ["a.png", "b.png", "captions.txt"],
         ("2 media files", "'captions.txt'", "metadata.jsonl"),

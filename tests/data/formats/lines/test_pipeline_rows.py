@@ -108,7 +108,7 @@ def test_a_field_of_media_that_holds_none(tmp_path, empty):
     ):
         document, reason, notes = look(tmp_path, fields | empty)
         assert document and not media(document), reason
-        assert len(notes) == 1 and "holds no media: the words were read alone" in notes[0]
+        assert len(notes) == 1 and "holds no media: the text was read alone" in notes[0]
     for fields in (
         {"caption": "x"},
         {"transcription": "x"},

@@ -148,7 +148,7 @@ def test_a_caption_in_a_tar_is_no_text(tmp_path, files):
 def test_a_json_that_is_no_object(made):
     source = open_source(made(("a.png", None), ("a.txt", "words"), ("a.json", '["x"]')))
     assert [texts(document) for document in source.documents()] == ["words"]
-    assert source.skipped == {"note: a .json beside a text is no object and was not read": 1}
+    assert source.skipped == {"note: a .json beside a text is not an object and was not read": 1}
 
 
 def test_placeholders_that_do_not_match(made):

@@ -144,7 +144,7 @@ def test_of_several_words_the_first_is_read_and_it_is_noted(tmp_path):
         manifest(tmp_path, [{"text": "a", "code": "b", "caption": ""}, {"text": "a", "raw_text": "a"}])
     )
     assert [texts(document) for document in source.documents()] == ["a", "a"]
-    assert source.skipped == {"note: fields 'text' and 'code' both hold words, of which the first was read": 1}
+    assert source.skipped == {"note: fields 'text' and 'code' both hold text, of which the first was read": 1}
 
 
 @pytest.mark.parametrize("text", ["[a](b) is a link", "[1, 2, 3]", '["a", "b"]', "[", "[]"], ids=str)

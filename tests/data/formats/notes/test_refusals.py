@@ -120,7 +120,7 @@ ALONE = {
     "a.docx": (ZIP, "is an office document: take its text"),
     "a.npz": (ZIP, "holds arrays of numbers"),
     "a.zip": (ZIP, "unzip a.zip -d a"),
-    "a.png": (b"\x89PNG" + bytes(60), "is a PNG image, one media file without words"),
+    "a.png": (b"\x89PNG" + bytes(60), "is a PNG image, one media file without a caption"),
 }
 
 
@@ -231,7 +231,7 @@ def test_words_of_other_endings_are_named(tmp_path, ending):
         assert f"rename 'a{ending}' to end in .txt" in refusal(tmp_path)
     write(tmp_path, {"b.wav": "", "b.txt": "B"})
     documents, (bad,) = read(tmp_path)
-    assert len(documents) == 1 and f"rename 'a{ending}' to a.txt if it holds plain words" in bad.reason
+    assert len(documents) == 1 and f"rename 'a{ending}' to a.txt if it holds plain text" in bad.reason
 
 
 @pytest.mark.parametrize("role", ["prompter", "Assistant", "human", "gpt", "system"])

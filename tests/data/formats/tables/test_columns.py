@@ -114,7 +114,7 @@ def test_an_empty_cell_beside_words_is_noted(tmp_path):
     path = write(tmp_path / "t.parquet", {"image": ["a.png", None], "text": ["one", "two"]})
     documents, bad = read(path)
     assert not bad and [len(media(document)) for document in documents] == [1, 0]
-    told = "note: field 'image' holds no media: the words were read alone"
+    told = "note: field 'image' holds no media: the text was read alone"
     assert noted(path) == {told: 1}
     (tmp_path / "m.jsonl").write_text('{"image": null, "text": "x"}\n{"text": "alone"}\n')
     assert noted(tmp_path / "m.jsonl") == {told: 1}

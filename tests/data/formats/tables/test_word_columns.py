@@ -171,7 +171,7 @@ def test_formulas_and_codes_are_words_of_a_medium(tmp_path, table, wanted):
 def test_other_cells_are_no_words_and_none_is_lost(tmp_path, table):
     root = put(tmp_path / "set", TWO | {"a.dat": "", "b.dat": "", "t.csv": table})
     said = follow(root)
-    assert "none of them holds words" in said
+    assert "none of them holds text" in said
     assert ("or call one so ('shelf', 'box')" in said) == ("shelf" in table)
     assert ("is kept as" in said) == ("text" in table or "caption" in table)
     rows = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
@@ -198,7 +198,7 @@ def test_a_layout_is_followed_to_its_end(tmp_path, a_film, files, wanted):
     assert {path: texts(document) for document in documents for _, path in media(document)} == wanted
     assert len(documents) == len(wanted) and bool(bad) == (not wanted)
     if not wanted and "not fetched" not in said:
-        assert "hold words" in said or "holds words" in said, said
+        assert "hold text" in said or "holds text" in said, said
         assert all("text" not in json.loads(line) for line in written.read_text().splitlines())
 
 
@@ -242,11 +242,11 @@ def test_lists_of_numbers_paths_and_speakers_are_no_words(tmp_path):
     files = {"list_attr.txt": "a.png -1 1 -1\nb.png 1 1 1\n", "split.txt": "a.png,0\nb.png,1\n"}
     with pytest.raises(ValueError) as caught:
         open_source(put(tmp_path / "celeba", {"a.png": "", "b.png": "", **files}))
-    assert not re.search("has its words in", str(caught.value))
+    assert not re.search("has its text in", str(caught.value))
     files = {
         "a/wav.scp": "u1 /data/u1.wav\nu2 /data/u2.wav\n",
         "a/utt2spk": "u1 ann\nu2 bo\n",
         "words": "u1 HI\nu2 YOU\n",
     }
-    with pytest.raises(ValueError, match="has its words in 'words'"):
+    with pytest.raises(ValueError, match="has its text in 'words'"):
         open_source(put(tmp_path / "kaldi", {"w/u1.wav": "", "w/u2.wav": "", **files}))

@@ -50,7 +50,7 @@ LISTS = {
 def test_a_list_of_words(tmp_path, files, wanted):
     """Of a list that lay there it was said that files such as this "have names of none"."""
     root = put(tmp_path / "set", files)
-    assert "has its words in '" in follow(root)
+    assert "has its text in '" in follow(root)
     assert pairs(root) == wanted
 
 
@@ -162,7 +162,7 @@ def test_lists_of_several_splits_keep_them(tmp_path, files, wanted):
 
 def test_all_lists_of_many_are_converted(tmp_path):
     files = {f"train_{n}/text": f"a{n} WORDS OF {n}\n" for n in range(25)} | {f"wav/a{n}.wav": "" for n in range(25)}
-    assert ", ..., lines of a name and words" in follow(put(tmp_path, files))
+    assert ", ..., lines of a name and text" in follow(put(tmp_path, files))
     (made,) = tmp_path.glob("*.jsonl")
     assert len(made.read_text().splitlines()) == 25
 

@@ -144,7 +144,7 @@ def test_other_tables_of_the_folder_are_named(tmp_path):
         (tmp_path / split).mkdir()
         picture(tmp_path / split / "a.png", 8, 8)
         (tmp_path / split / "metadata.csv").write_text("file_name,text\na.png,red\n")
-    with pytest.raises(ValueError, match=r"words in 'test/metadata\.csv'.*the same with 'train/metadata\.csv', 'val/"):
+    with pytest.raises(ValueError, match=r"text in 'test/metadata\.csv'.*the same with 'train/metadata\.csv', 'val/"):
         open_source(tmp_path)
 
 
