@@ -192,13 +192,9 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.attn.backend = name
 
-    def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Trained numbers; `embeddings=False` leaves out the token table (unless tied) and the patch embedders."""
-        total = sum(parameter.numel() for parameter in self.parameters())
-        if not embeddings:
-            total -= sum(parameter.numel() for parameter in self.embed.parameters())
-            total += self.embed.tokens.weight.numel() if self.head is None else 0
-        return total
+    def num_parameters(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def flops_per_token(self, seq_len: int) -> float:
         """Forward FLOPs per token of one document of `seq_len` tokens (`brine.model.flops.flops_per_token`)."""

@@ -1,5 +1,6 @@
 """Selection: scores equal a brute-force reading of the rule, and the choice follows them."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -158,8 +159,8 @@ def test_highest_are_kept_until_the_share_is_reached():
     assert np.flatnonzero(scores.select_documents(keep=1.0)).tolist() == [0, 1, 3, 4, 5]
     kinds = np.array([0, 1, 0, 0, 1, 1])
     assert np.flatnonzero(scores.select_documents(keep=0.3, kind=kinds)).tolist() == [1, 3]
-    lengths = np.array([10, 1, 10, 1, 1, 10])
-    assert np.flatnonzero(scores.select_documents(keep=0.09, num_tokens=lengths)).tolist() == [1, 3, 4]
+    uneven = dataclasses.replace(scores, num_targets=np.array([10, 1, 10, 1, 1, 10]))
+    assert np.flatnonzero(uneven.select_documents(keep=0.09)).tolist() == [1, 3, 4]
     with pytest.raises(ValueError, match=r"keep = 0 must lie in \(0, 1\]"):
         scores.select_documents(keep=0)
 

@@ -112,7 +112,7 @@ def test_every_document_of_a_plan_is_scored(folder, tmp_path):
     expected = [int(corpus.sequence(i).loss_mask[1:].sum()) for i in range(40)]
     assert scores.num_targets.tolist() == expected
     assert np.isfinite(scores.score).all() and compute_cost.flops["scoring"] > 0
-    kept = scores.select_documents(keep=0.5, num_tokens=corpus.num_tokens, kind=corpus.kind)
+    kept = scores.select_documents(keep=0.5, kind=corpus.kind)
     assert {int(kind) for kind in corpus.kind[kept]} == {0, 1}
     chosen = PackingPlan.build(corpus, seq_len=ROW, num_sequences=8, documents=scores.document[kept])
     assert set(chosen.document.tolist()) <= set(np.flatnonzero(kept).tolist())
