@@ -187,9 +187,9 @@ def measure_losses(
 ) -> DocumentLosses:  # fmt: skip
     """Loss of a model over documents of a corpus.
 
-    model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
-    into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
-    measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
+    model: a Transformer (or anything with its `forward`, `config` and `head_weight`), left in its mode. documents: (n,)
+    indices into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the
+    sequence to measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
     progress(documents newly reached) is called after each batch.
     """
     documents = np.asarray(documents, np.int64)
@@ -209,9 +209,7 @@ def measure_losses(
         target = np.flatnonzero(truth >= 0)
         doc_index = batch.document.flatten().numpy()[target].astype(np.int64)
         cell = doc_index * NUM_MODALITY_CONTEXTS + batch.modality_context.flatten().numpy()[target]
-        # a stand-in for a model may have no attention
-        if hasattr(model, "rotary"):
-            batch.inputs.make_masks(model.config)
+        batch.inputs.make_masks(model.config)
         batch = batch.to(device)
         # blocks that were compiled for training run eagerly: these shapes are not theirs
         with autocast(device, compute_dtype), without_compilation():

@@ -43,12 +43,3 @@ def forward_flops(
     area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())
     return 2 * matrix_parameters(config) * num_tokens + 4 * config.num_heads * config.head_dim * area + 2 * patches
-
-
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Forward operations per token, head included, of one text document of `seq_len` tokens.
-
-    Packed sequences of several documents cost less: use `forward_flops` with their areas.
-    """
-    local_pairs, global_pairs = num_causal_pairs(seq_len, config.window), num_causal_pairs(seq_len)
-    return forward_flops(config, num_tokens=seq_len, local_pairs=local_pairs, global_pairs=global_pairs) / seq_len

@@ -39,7 +39,6 @@ from torch.nn import functional as F
 from brine.kernels.attention import Spans, attention
 from brine.model.config import ModelConfig
 from brine.model.embed import Embedder
-from brine.model.flops import flops_per_token
 from brine.model.init import init_weights
 from brine.model.inputs import Inputs
 from brine.model.rotary import Rotary, Tables, rotate
@@ -195,10 +194,6 @@ class Transformer(nn.Module):
     def num_parameters(self) -> int:
         """Trained numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-    def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs per token of one document of `seq_len` tokens (`brine.model.flops.flops_per_token`)."""
-        return flops_per_token(self.config, seq_len)
 
     def forward(self, inputs: Inputs, *, cache: Cache | None = None) -> Tensor:
         """Hidden states (B, T, E) after the last norm, fp32 (fp64 for an fp64 model).

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from brine.model.config import ModelConfig
 from brine.salt.config import SaltConfig
+from brine.salt.cost import batch_flops
 from brine.salt.selection import DocumentScores, require_selected, score_documents, token_losses
 from brine.training.logging.compute_cost import CostAccounting
 from tests.batches import batch_of
@@ -29,12 +31,10 @@ class Lookup(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.config = ModelConfig(vocab_size=VOCAB, dim=WIDTH)
         generator = torch.Generator().manual_seed(3)
         self.table = nn.Parameter(torch.randn(VOCAB, WIDTH, generator=generator))
         self.head_weight = nn.Parameter(torch.randn(VOCAB, WIDTH, generator=generator))
-
-    def flops_per_token(self, seq_len):
-        return 10.0
 
     def forward(self, inputs):
         return self.table[inputs.token_ids]
@@ -99,7 +99,10 @@ def test_scores_equal_brute_force(pool, top_k):
         assert (scores.num_learnable[i], scores.num_targets[i]) == (learnable, targets)
         assert scores.score[i] == pytest.approx(score, rel=1e-5)
     # one forward pass over three rows, nothing else
-    assert compute_cost.flops == {**CostAccounting().flops, "scoring": 3 * ROW * 10}
+    assert compute_cost.flops == {
+        **CostAccounting().flops,
+        "scoring": sum(batch_flops(model, each.inputs) for each in batches),
+    }
 
 
 def test_masked_tokens_are_dropped_and_not_zeroed():
