@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from brine.model.config import ModelConfig
 
 
+def block_matrices(config: ModelConfig) -> int:
+    """Elements of the four matrices of a block."""
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.dim * (2 * heads + 2 * keys + 3 * config.mlp_dim)
+
+
 def matrix_parameters(config: ModelConfig) -> int:
     """Parameters that every token is multiplied with: the blocks' four matrices and the head (tied or not)."""
-    heads = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    per_layer = config.dim * (heads + 2 * keys) + heads * config.dim + 3 * config.dim * config.mlp_dim
-    return config.num_layers * per_layer + config.vocab_size * config.dim
+    return config.num_layers * block_matrices(config) + config.vocab_size * config.dim
 
 
 def num_causal_pairs(seq_len: int, window: int | None = None) -> int:
