@@ -29,6 +29,13 @@ class TrainingInterrupted(Exception):
     """A run was asked to stop, has saved a checkpoint, and can resume from it."""
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
 def die_with_parent(signal_number: int = signal.SIGKILL, *, parent: int | None = None) -> None:
     """Let the kernel end this process with its parent (Linux), or exit if `parent` (a process id) has ended already."""
     if sys.platform != "linux":

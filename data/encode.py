@@ -33,19 +33,16 @@ def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: Enco
     return assemble(document, media, tokenizer, config)
 
 
-def assemble(
-    document: Document, media: Items[Decoded], tokenizer: Tokenizer, config: EncodeConfig, *, end: bool = True
-) -> EncodedDocument:
-    """The sequence of a document with its decoded media, one per media part. end=False: without end token."""
+def assemble(document: Document, media: Items[Decoded], tokenizer: Tokenizer, config: EncodeConfig) -> EncodedDocument:
+    """The sequence of a document with its decoded media, one per media part."""
     builder, decoded = _DocumentBuilder(config), iter(media)
     for part in document.parts:
         if isinstance(part, Text):
             builder.text(tokenizer.encode(part.text), part.loss_mask)
         else:
             builder.add_media(modality_of(part), next(decoded))
-    if end:
-        last = document.parts[-1]
-        builder.text([EOS_ID], isinstance(last, Text) and last.loss_mask)
+    last = document.parts[-1]
+    builder.text([EOS_ID], isinstance(last, Text) and last.loss_mask)
     return builder.sequence()
 
 

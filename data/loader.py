@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
-from brine.common.processes import exit_with_parent
+from brine.common.processes import exit_with_parent, usable_cores
 from brine.data.batch import Batch, Transform, make_batch
 from brine.data.document import MODALITIES
 from brine.data.packing.plan import PackingPlan
@@ -38,8 +38,7 @@ def default_loader_workers(device: torch.device | str, *, local_world_size: int 
     """
     if torch.device(device).type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_WORKERS, max(0, cores // local_world_size - 1))
+    return min(MAX_WORKERS, max(0, usable_cores() // local_world_size - 1))
 
 
 def batch_bytes(plan: PackingPlan, dims: dict[str, int], num_sequences: int) -> int:

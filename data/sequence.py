@@ -62,6 +62,13 @@ class EncodedDocument:
         """(n,) int64 indices of a modality's media tokens, ascending."""
         return np.flatnonzero(self.token_ids == MEDIA_TOKEN_ID[modality])
 
+    def media_totals(self) -> np.ndarray:
+        """(S + 1, modalities) int64: how many media tokens of each modality lie before every index."""
+        total = np.zeros((len(self) + 1, len(MODALITIES)), dtype=np.int64)
+        for column, name in enumerate(MODALITIES):
+            np.cumsum(self.token_ids == MEDIA_TOKEN_ID[name], out=total[1:, column])
+        return total
+
     def validate(self) -> "EncodedDocument":
         """Itself, when shapes, dtypes and media token counts agree; ValueError otherwise."""
         for name, dtype in FIELDS.items():

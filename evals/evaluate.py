@@ -40,7 +40,7 @@ _COPY = re.compile(r"\d+_\d+\.\w+")
 
 def evaluate(
     folder: Path, *, corpus: Any, models: Mapping[str, Any], config: EvalConfig, stages: Collection[str] = STAGES,
-    compute_dtype: torch.dtype | None = None, quiet: bool = False,
+    compute_dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's models on held-out documents and write the files above; returns the content of results.json.
 
@@ -62,7 +62,7 @@ def evaluate(
 
     def measure(name: str, chosen: np.ndarray, condition: str, **more: Any) -> DocumentLosses:
         title = f"loss of {name}, {condition}"
-        with progress_bar(total=len(chosen), desc=title, unit="doc", quiet=quiet, leave=False) as bar:
+        with progress_bar(total=len(chosen), desc=title, unit="doc", leave=False) as bar:
             losses = loss.measure_losses(
                 models[name].model, corpus, chosen, token_bytes=token_bytes, config=config, compute_dtype=compute_dtype,
                 progress=bar.update, **more,
@@ -83,7 +83,7 @@ def evaluate(
     for modality in MODALITIES:
         gain = measure_gain(corpus, matched[main], modality, partial(measure, main), config, weights)
         gains |= {modality: gain} if gain else {}
-    transcripts = _transcripts(corpus, models[main], split, config, compute_dtype=compute_dtype, quiet=quiet)
+    transcripts = _transcripts(corpus, models[main], split, config, compute_dtype=compute_dtype)
     easiest = {name: easiest_level_rates(transcripts, name, config) or {} for name in MODALITIES}
     results = finite({
         "split": split,
@@ -120,7 +120,7 @@ def evaluate(
 
 
 def _transcripts(
-    corpus: Any, loaded: Any, split: str, config: EvalConfig, *, compute_dtype: torch.dtype | None, quiet: bool
+    corpus: Any, loaded: Any, split: str, config: EvalConfig, *, compute_dtype: torch.dtype | None
 ) -> list[Transcript]:
     if not config.transcripts_per_cell:
         return []
@@ -129,7 +129,7 @@ def _transcripts(
         generate_batch, loaded.model, batch_size=config.decode_batch_size, vocab_size=loaded.tokenizer.vocab_size
     )
     with autocast(device_of(loaded.model), compute_dtype):
-        return transcribe(corpus, documents, decode=decode, tokenizer=loaded.tokenizer, config=config, quiet=quiet)
+        return transcribe(corpus, documents, decode=decode, tokenizer=loaded.tokenizer, config=config)
 
 
 def _with_samples(folder: Path, corpus: Any, transcripts: list[Transcript], config: EvalConfig) -> list[dict[str, Any]]:

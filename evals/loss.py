@@ -6,6 +6,7 @@ token is a target of 0 bytes, a document's first token never one. Documents are 
 `EncodedDocument`s and not from a plan, since the same ones are measured several times with other media.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 
 from brine.data.batch import Batch, collate
 from brine.data.document import SPLITS
+from brine.data.packing.chunks import split_document
 from brine.data.packing.pack import pack
 from brine.data.sequence import MODALITY_CONTEXTS, EncodedDocument
 from brine.evals.config import EvalConfig
@@ -136,22 +138,6 @@ def token_byte_lengths(tokenizer: Any) -> np.ndarray:
     return np.array([len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)], np.int64)
 
 
-def chunks_of(sequence: EncodedDocument, seq_len: int) -> list[tuple[int, int]]:
-    """(start, stop) of the chunks of one document, each at most `seq_len` long where its media allow.
-
-    A chunk after the first begins one token early, so that its first target has a token before it.
-    """
-    split_points, chunks, start = sequence.split_points(), [], 0
-    while start < len(sequence):
-        begin = start - 1 if start and sequence.loss_mask[start] else start
-        ahead = split_points[split_points > start]
-        fitting = ahead[ahead <= begin + seq_len]
-        stop = int(fitting[-1] if len(fitting) else ahead[0])
-        chunks.append((begin, stop))
-        start = stop
-    return chunks
-
-
 def packed_batches(
     load_sequence: Callable[[int], EncodedDocument], lengths: Sequence[int], *, seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
@@ -160,17 +146,21 @@ def packed_batches(
     A chunk that cannot be split (a long video) is a batch of its length; all others have shape (batch_size,
     seq_len).
     """
-    chunks = [
-        (number, start, stop)
-        for number, length in enumerate(lengths)
-        for start, stop in ([(0, length)] if 0 < length <= seq_len else chunks_of(load_sequence(number), seq_len))
-    ]
+    unlimited = np.zeros(0, np.int64)
+    # chunks of a long document follow each other, so that it is read about once
+    load_long = functools.lru_cache(maxsize=1)(load_sequence)
+    chunks = []
+    for number, length in enumerate(lengths):
+        parts = [(0, length)]
+        if length > seq_len:
+            parts = split_document(load_long(number), seq_len, unlimited, allow_longer=True)[:, :2].tolist()
+        chunks += [(number, start, stop) for start, stop in parts if stop]
 
     def assemble(packed: list[list[tuple[int, int, int]]], length: int) -> Batch:
-        rows = [
-            [(number, stop - start, load_sequence(number).slice(start, stop)) for number, start, stop in row]
-            for row in packed
-        ]
+        def load(number: int, start: int, stop: int) -> EncodedDocument:
+            return (load_long if lengths[number] > seq_len else load_sequence)(number).slice(start, stop)
+
+        rows = [[(number, stop - start, load(number, start, stop)) for number, start, stop in row] for row in packed]
         return collate(rows, seq_len=length)
 
     short = [chunk for chunk in chunks if chunk[2] - chunk[1] <= seq_len]
@@ -180,7 +170,6 @@ def packed_batches(
     if not short:
         return
     number, start, stop = np.array(short).T
-    unlimited = np.zeros(0, np.int64)
     sequence, count = pack(stop - start, np.zeros((len(short), 0), np.int64), number, seq_len=seq_len, budget=unlimited)
     packed: list[list[tuple[int, int, int]]] = [[] for _ in range(count)]
     for chunk, row in zip(short, sequence.tolist(), strict=True):
@@ -198,9 +187,9 @@ def measure_losses(
 ) -> DocumentLosses:  # fmt: skip
     """Loss of a model over documents of a corpus.
 
-    model: a Transformer (or anything with its `forward` and `head_weight`), left in its mode. documents: (n,) indices
-    into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the sequence to
-    measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
+    model: a Transformer (or anything with its `forward`, `config` and `head_weight`), left in its mode. documents: (n,)
+    indices into corpus. token_bytes: from `token_byte_lengths`. transform(index in documents, sequence) gives the
+    sequence to measure instead, of the same length and targets. compute_dtype: of matmuls, None for the weights'.
     progress(documents newly reached) is called after each batch.
     """
     documents = np.asarray(documents, np.int64)
@@ -220,9 +209,7 @@ def measure_losses(
         target = np.flatnonzero(truth >= 0)
         doc_index = batch.document.flatten().numpy()[target].astype(np.int64)
         cell = doc_index * NUM_MODALITY_CONTEXTS + batch.modality_context.flatten().numpy()[target]
-        # a stand-in for a model may have no attention
-        if hasattr(model, "rotary"):
-            batch.inputs.make_masks(model.config)
+        batch.inputs.make_masks(model.config)
         batch = batch.to(device)
         # blocks that were compiled for training run eagerly: these shapes are not theirs
         with autocast(device, compute_dtype), without_compilation():

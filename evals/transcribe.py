@@ -74,8 +74,8 @@ def transcription_task_of(sequence: EncodedDocument, *, max_new_tokens: int) -> 
 
 
 def transcribe(
-    corpus: Any, documents: Iterable[int], *, decode: DecodeFn, tokenizer: Any, config: EvalConfig, quiet: bool = True,
-) -> list[Transcript]:  # fmt: skip
+    corpus: Any, documents: Iterable[int], *, decode: DecodeFn, tokenizer: Any, config: EvalConfig
+) -> list[Transcript]:
     """Transcribe those documents that have a task, in the order given; prompts of similar length are decoded together,
     `decode_batch_size` at a time."""
     found = {
@@ -86,7 +86,7 @@ def transcribe(
     order = sorted(tasks, key=lambda document: (len(tasks[document].reference), len(tasks[document].prompt), document))
     done: dict[int, Transcript] = {}
     starts = range(0, len(order), config.decode_batch_size)
-    for first in progress_bar(starts, desc="transcriptions", unit="batch", quiet=quiet, leave=False):
+    for first in progress_bar(starts, desc="transcriptions", unit="batch", leave=False):
         chosen = order[first : first + config.decode_batch_size]
         # beyond twice the reference a transcription is wrong already, and more decoding only costs time
         limits = [min(config.max_new_tokens, 16 + 2 * len(tasks[document].reference)) for document in chosen]

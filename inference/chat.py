@@ -19,7 +19,7 @@ import PIL.Image
 
 from brine.data.document import Document, DocumentError, Part, Text
 from brine.data.files.extensions import media_type_of
-from brine.data.formats.lines.chat import chat_document, llava_document
+from brine.data.formats.lines.chat import SYSTEM, chat_document, llava_document
 from brine.data.formats.lines.fields import CONVERSATIONS, FIELDS, is_media_path, media_of, path_of
 from brine.data.formats.lines.loss_masks import MASKED_ROLE_KEYS, TRAINED_ROLE_KEYS, is_loss_key
 from brine.data.formats.lines.parts import MEDIA
@@ -33,7 +33,6 @@ _ANSWER = "answer"
 _PLACEHOLDER_CHAR = "\ue0f5"
 """A private-use character, around the placeholder of token ids."""
 _REMOTE = re.compile(r"data:|(https?|ftp|s3|gs|hf)://")
-_SYSTEM = ("system", "system_prompt", "system_message")
 _IGNORED_KEYS = (
     "id", "kind", "split", "source", "metadata", "dataset", "language", "license", "score", *MASKED_ROLE_KEYS,
     *TRAINED_ROLE_KEYS,
@@ -205,7 +204,7 @@ class _PlaceholderMap:
                 continue
             if name in FIELDS:
                 fields[name] = self.replace_paths(value)
-            elif name in _SYSTEM:
+            elif name in SYSTEM:
                 fields[name] = value
             elif name not in _IGNORED_KEYS and not is_loss_key(name):
                 raise ValueError(_unread_field_message(name, turns))
@@ -311,7 +310,7 @@ def _is_message_key(key: str) -> bool:
 def _unread_field_message(name: str, turns: str) -> str:
     if name in CONVERSATIONS:
         return f"field {name!r} beside {turns!r} would not be read: give one list of turns"
-    close = ["system"] if "instruct" in name.lower() else get_close_matches(name.lower(), [*_SYSTEM, *FIELDS])
+    close = ["system"] if "instruct" in name.lower() else get_close_matches(name.lower(), [*SYSTEM, *FIELDS])
     near = close[0] if close else ""
     hint = f"write it as {near!r}" if near and near != name else "write it into a message"
     return (

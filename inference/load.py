@@ -69,12 +69,6 @@ class LoadedModel:
         """The model's inputs for one prompt: `loaded.model(loaded.inputs(["def "]))`."""
         return batch_prompts([self.encode(parts)], device=self.model.head_weight.device)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> EncodedDocument:
-        """Encode a conversation (`brine.inference.chat`) as in training, up to where the assistant's answer begins."""
-        prompt = self.encode(chat_prompt(messages)[0])
-        check_token_ids_match_content(messages, self.tokenizer)
-        return prompt
-
     def generate(self, parts: PromptPart | Sequence[PromptPart], **options: Any) -> Iterator[str]:
         """Answer a prompt; returns an iterator of chunks of text, each as soon as it is known.
 

@@ -120,8 +120,6 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read what `to_dict` wrote. Raises ValueError naming fields that this version does not know."""
         known = {field.name for field in fields(cls)}
-        # the backend depends on the machine, but older versions wrote it here
-        values = {name: value for name, value in values.items() if name != "attention_backend"}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from brine.model.config import ModelConfig
 
 
+def block_matrices(config: ModelConfig) -> int:
+    """Elements of the four matrices of a block."""
+    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.dim * (2 * heads + 2 * keys + 3 * config.mlp_dim)
+
+
 def matrix_parameters(config: ModelConfig) -> int:
     """Parameters that every token is multiplied with: the blocks' four matrices and the head (tied or not)."""
-    heads = config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    per_layer = config.dim * (heads + 2 * keys) + heads * config.dim + 3 * config.dim * config.mlp_dim
-    return config.num_layers * per_layer + config.vocab_size * config.dim
+    return config.num_layers * block_matrices(config) + config.vocab_size * config.dim
 
 
 def num_causal_pairs(seq_len: int, window: int | None = None) -> int:
@@ -43,12 +46,3 @@ def forward_flops(
     area = (config.num_layers - num_global) * local_pairs + num_global * global_pairs
     patches = sum(count * config.patch_dims[name] * config.dim for name, count in (num_patches or {}).items())
     return 2 * matrix_parameters(config) * num_tokens + 4 * config.num_heads * config.head_dim * area + 2 * patches
-
-
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Forward operations per token, head included, of one text document of `seq_len` tokens.
-
-    Packed sequences of several documents cost less: use `forward_flops` with their areas.
-    """
-    local_pairs, global_pairs = num_causal_pairs(seq_len, config.window), num_causal_pairs(seq_len)
-    return forward_flops(config, num_tokens=seq_len, local_pairs=local_pairs, global_pairs=global_pairs) / seq_len

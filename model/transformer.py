@@ -39,7 +39,6 @@ from torch.nn import functional as F
 from brine.kernels.attention import Spans, attention
 from brine.model.config import ModelConfig
 from brine.model.embed import Embedder
-from brine.model.flops import flops_per_token
 from brine.model.init import init_weights
 from brine.model.inputs import Inputs
 from brine.model.rotary import Rotary, Tables, rotate
@@ -192,17 +191,9 @@ class Transformer(nn.Module):
         for block in self.blocks:
             block.attn.backend = name
 
-    def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Trained numbers; `embeddings=False` leaves out the token table (unless tied) and the patch embedders."""
-        total = sum(parameter.numel() for parameter in self.parameters())
-        if not embeddings:
-            total -= sum(parameter.numel() for parameter in self.embed.parameters())
-            total += self.embed.tokens.weight.numel() if self.head is None else 0
-        return total
-
-    def flops_per_token(self, seq_len: int) -> float:
-        """Forward FLOPs per token of one document of `seq_len` tokens (`brine.model.flops.flops_per_token`)."""
-        return flops_per_token(self.config, seq_len)
+    def num_parameters(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, inputs: Inputs, *, cache: Cache | None = None) -> Tensor:
         """Hidden states (B, T, E) after the last norm, fp32 (fp64 for an fp64 model).

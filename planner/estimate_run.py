@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from brine.common.formatting import count, duration
+from brine.common.processes import usable_cores
 from brine.model.config import ModelConfig
 from brine.model.device import resolve_device, supports_bfloat16
 from brine.model.flops import forward_flops, matrix_parameters, num_causal_pairs
@@ -20,7 +21,7 @@ from brine.pipeline.recipe import Recipe
 from brine.synth.config import KINDS, SynthCounts
 from brine.training.config import RuntimeConfig, TrainConfig
 from brine.training.logging.device_specs import MEASURED, find_peak
-from brine.training.runtime import Runtime, check_backends, find_compiler, usable_cores
+from brine.training.runtime import Runtime, check_backends, find_compiler
 
 NARROW_MFU, WIDE_MFU = 0.33, 0.45
 """Model FLOP utilisation of models narrower than 192, and of the others."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from brine.data.sequence import FIELDS
 from brine.kernels.attention.cpu.tile_plan import CALL_ROWS
 from brine.kernels.linear_loss.autograd_function import CHUNK_LOGITS, CHUNK_TOKENS
+from brine.model.flops import block_matrices
 from brine.planner.run_settings import (
     FP32_BYTES,
     RunSettings,
-    block_matrices,
     block_parameters,
     num_parameters,
     outer_parameters,

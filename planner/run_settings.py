@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from brine.model.config import ModelConfig
+from brine.model.flops import block_matrices
 from brine.training.parallel.activations import ac_groups_of
 
 FP32_BYTES = 4
@@ -69,12 +70,6 @@ class RunSettings:
 @cache
 def _ac_groups(config: ModelConfig, layers: int) -> tuple[range, ...]:
     return tuple(ac_groups_of(config, range(config.num_layers), layers))
-
-
-def block_matrices(config: ModelConfig) -> int:
-    """Elements of the four matrices of a block."""
-    heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return config.dim * (2 * heads + 2 * keys + 3 * config.mlp_dim)
 
 
 def block_parameters(config: ModelConfig) -> int:

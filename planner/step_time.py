@@ -8,9 +8,9 @@ counted: waiting for data, validation, launches of small kernels, which dominate
 
 from dataclasses import dataclass
 
-from brine.model.flops import forward_flops, num_causal_pairs
+from brine.model.flops import block_matrices, forward_flops, num_causal_pairs
 from brine.planner.memory import block_saved_tensors, offloaded_bytes
-from brine.planner.run_settings import FP32_BYTES, RunSettings, block_matrices, block_parameters, num_parameters
+from brine.planner.run_settings import FP32_BYTES, RunSettings, block_parameters, num_parameters
 from brine.training.logging.device_specs import DeviceSpec
 from brine.training.parallel.context_parallel import chunk_tokens
 

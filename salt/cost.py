@@ -10,17 +10,11 @@ TRAINING_PASSES = 3
 
 
 def batch_flops(model: Transformer, inputs: Inputs) -> int:
-    """FLOPs of `model`'s forward pass, head included: visible pairs, embedded patches, padding where it was computed.
-
-    Models without attention over spans cost their `flops_per_token` of a full sequence.
-    """
-    batch_size, seq_len = inputs.token_ids.shape
-    if not hasattr(model, "rotary"):
-        return int(model.flops_per_token(seq_len) * batch_size * seq_len)
+    """FLOPs of a forward pass, head included: visible pairs, embedded patches, padding where it was computed."""
     local_spans, global_spans = inputs.spans(model.config)
     return forward_flops(
         model.config,
-        num_tokens=batch_size * seq_len,
+        num_tokens=inputs.token_ids.numel(),
         local_pairs=local_spans.area(),
         global_pairs=global_spans.area(),
         num_patches={name: len(patches) for name, (patches, _) in inputs.media.items()},

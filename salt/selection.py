@@ -53,17 +53,15 @@ class DocumentScores:
     num_learnable: np.ndarray
     num_targets: np.ndarray
 
-    def select_documents(
-        self, *, keep: float, num_tokens: np.ndarray | None = None, kind: np.ndarray | None = None
-    ) -> np.ndarray:
-        """(D,) bool: the highest scores, until a fraction `keep` of the tokens is reached.
+    def select_documents(self, *, keep: float, kind: np.ndarray | None = None) -> np.ndarray:
+        """(D,) bool: the highest scores, until a fraction `keep` of the targets is reached.
 
-        num_tokens: (D,) tokens of each document (targets by default). kind: (D,) int; select within each kind. Equal
-        scores go to the lower index. Raises ValueError for a fraction outside (0, 1].
+        kind: (D,) int; select within each kind. Equal scores go to the lower index. Raises ValueError for a fraction
+        outside (0, 1].
         """
         if not 0 < keep <= 1:
             raise ValueError(f"keep = {keep} must lie in (0, 1]: the fraction of the training tokens to keep")
-        tokens = self.num_targets if num_tokens is None else np.asarray(num_tokens)
+        tokens = self.num_targets
         kinds = np.zeros(len(self.document), dtype=np.int64) if kind is None else np.asarray(kind)
         kept = np.zeros(len(self.document), dtype=bool)
         for value in np.unique(kinds):

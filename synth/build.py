@@ -17,8 +17,9 @@ from pathlib import Path
 
 from brine.common.files import write_text
 from brine.common.formatting import progress_bar
+from brine.data.document import SPLITS
 from brine.data.files.source_files import SourceFile, read_source, source_hash
-from brine.synth.config import INSTALL, SPLITS, SynthConfig, SynthError
+from brine.synth.config import INSTALL, SynthConfig, SynthError
 from brine.synth.plan import CorpusPlan, plan_corpus
 from brine.synth.render_pool import RenderPool
 from brine.synth.sources.features import cluster_near_duplicates, split_clusters

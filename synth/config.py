@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from brine.common.config_fields import OPERATIONAL, operational
+from brine.data.document import SPLITS
 
 LEVELS = (1, 2, 3, 4)
 """Levels of difficulty of every kind with media; 1 is for a tiny model. Text alone has level 0."""
-
-SPLITS = ("train", "validation", "test")
 
 NONE = (0, 0, 0, 0)
 

@@ -15,8 +15,9 @@ from itertools import islice, repeat
 from typing import Any
 
 from brine.common.plugins import installed_version
+from brine.data.document import SPLITS
 from brine.data.files.source_files import SourceFile
-from brine.synth.config import KINDS, NEEDLE_KINDS, SPLITS, SynthConfig
+from brine.synth.config import KINDS, NEEDLE_KINDS, SynthConfig
 from brine.synth.kinds import figures, pages, samples, screens
 from brine.synth.kinds.data_tables import numeric_facts
 from brine.synth.kinds.samples import Parts

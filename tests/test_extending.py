@@ -102,7 +102,7 @@ def test_a_metric_of_a_package(package, tmp_path):
     model = Transformer(CONFIG, generator=torch.Generator().manual_seed(0)).eval()
     config = EvalConfig(transcripts_per_cell=0, seq_len=64, bootstrap_resamples=100)
     models = {"small": SimpleNamespace(model=model, tokenizer=tokenizer)}
-    results = evaluate(tmp_path / "run" / "evaluate", corpus=corpus, models=models, config=config, quiet=True)
+    results = evaluate(tmp_path / "run" / "evaluate", corpus=corpus, models=models, config=config)
     found = results["metrics"]["worst_document"]["small"]
     assert found >= results["models"]["small"]["loss"] > 0
     assert build_summary(tmp_path / "run")["metrics"] == results["metrics"]

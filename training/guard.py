@@ -107,5 +107,4 @@ class DivergenceGuard:
         self.losses = deque(state["losses"], maxlen=self.config.spike_window)
         self.norms = deque(state["norms"], maxlen=self.config.spike_window)
         self.skipped = [(start, stop) for start, stop in state["skipped"]]
-        # older checkpoints did not count them
-        self.empty = state.get("empty", 0)
+        self.empty = state["empty"]

@@ -54,8 +54,7 @@ class MicroBatch:
 
 def make_micro_batch(batch: Batch, *, model: Any, teacher: Any, world: World) -> MicroBatch:
     """From a batch on the host; nothing is computed on a device."""
-    models = [each for each in (model, teacher) if hasattr(each, "rotary")]
-    inputs = batch.inputs.make_masks(*(each.config for each in models))
+    inputs = batch.inputs.make_masks(*(each.config for each in (model, teacher) if each is not None))
     tokens, student_flops, teacher_flops, failures = inputs.token_ids.numel(), 0, 0, ()
     # of context-parallel ranks the first one counts them
     if world.rank % world.context_parallel == 0:

@@ -21,6 +21,7 @@ import torch
 
 from brine.common.config_fields import OPERATIONAL, affects_result_if, operational
 from brine.common.files import read_json, to_plain, write_json
+from brine.common.processes import usable_cores
 from brine.data.loader import default_loader_workers
 from brine.kernels.attention.select_backend import check_backend
 from brine.model.device import autocast, resolve_device, supports_bfloat16
@@ -161,13 +162,6 @@ def compile_blocks(model: Any) -> None:
                 block.attention_half = torch.compile(block.attention_half, dynamic=False)
         elif getattr(block, "_compiled_call_impl", None) is None:
             block.compile(dynamic=False)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
 
 
 def compiler_works(device: str = "cpu", *, timeout_s: float = COMPILE_TIMEOUT_S) -> tuple[bool, str]:

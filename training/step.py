@@ -41,9 +41,6 @@ class StepSums:
         self.kinds = kinds
         size = 2 + 2 * (len(MODALITY_CONTEXTS) + len(kinds)) + len(MIXTURE)
         self.sums = torch.zeros(size, dtype=torch.float64) if sums is None else sums
-        if len(self.sums) == size - len(MIXTURE):
-            # an older checkpoint, without the mixture
-            self.sums = torch.cat([self.sums, torch.zeros(len(MIXTURE), dtype=torch.float64)])
 
     def add_batch(self, batch: Batch, *, objective: Tensor, token_loss: Tensor) -> None:
         """Add the losses of one micro-batch; token_loss (N,), 0 where there is no target. The mixture is counted on the

@@ -90,13 +90,13 @@ def _together(ranked: list[tuple[tuple, dict]]) -> dict[str, Any]:
 
 def write_table(folder: Path) -> int:
     """Put the winners into the committed tables -> exit code."""
-    from brine.kernels.selection.measured_order import row_of
+    from brine.kernels.selection.measured_order import row_of, write_rows
 
     lines, written = read(folder), 0
     for stage, module in WHERE.items():
         rows = rows_of(lines, stage)
         if rows:
-            importlib.import_module(module).write_measured_rows([row_of(**row) for row in rows])
+            write_rows(importlib.import_module(module).TABLE, [row_of(**row) for row in rows])
         for row in rows:
             times = ", ".join(f"{name} {row['ms'][name]:.3f} ms" for name in sorted(row["ms"], key=row["ms"].get))
             print(f"{stage} {row['kind']} D{row['dim']}: {times}")

@@ -33,9 +33,9 @@ from benchmarks.gpu.record import append
 from benchmarks.harness.correctness import TestsFailedError, run_tests
 from benchmarks.harness.implementations import TimingLimits
 from benchmarks.harness.machine import hardware
+from brine.common.processes import usable_cores
 from brine.model.device import resolve_device
 from brine.training.logging.metrics import append_line
-from brine.training.runtime import usable_cores
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -176,7 +176,7 @@ def plan(request: PackRequest) -> int:
         written["plan"] = made.save(request.out / f"{request.name}.npz")
         plot = plot or request.out / f"{request.name}.png"
     if plot is not None:
-        written["plot"] = plot_plan(corpus, made, tokens, plot, name=f"{request.folder}: {request.name}")
+        written["plot"] = plot_plan(made, tokens, plot, name=f"{request.folder}: {request.name}")
     print(f"{sanitize(str(request.folder))}: split {request.split}\n")
     print_plain_or_rich(*report(corpus, made, tokens))
     for name, path in written.items():

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from brine.data.document import MODALITIES, SPLITS
-from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
 
 MAX_EXAMPLE_IDS = 5
 _FEWER = {"image": "max_image_tokens", "audio": "max_audio_s", "video": "max_video_tokens"}
@@ -151,14 +150,11 @@ def _most_common(kinds: Counter) -> str:
 def _sizes(sequence, edges: np.ndarray) -> dict[str, int]:
     """Maximum number of tokens ("tokens"), and of patches of each modality, between two of the split points `edges`."""
     starts = edges[:-1]
-    # a target takes the token before it along, unless that closes media
-    closes = np.isin(sequence.token_ids, list(MEDIA_END_ID.values()))
-    repeated = (starts > 0) & sequence.loss_mask[starts] & ~closes[starts - 1]
-    found = {"tokens": int((np.diff(edges) + repeated).max(initial=0))}
-    for name in MODALITIES:
-        total = np.concatenate([[0], np.cumsum(sequence.token_ids == MEDIA_TOKEN_ID[name])])
-        found[name] = int(np.diff(total[edges]).max(initial=0))
-    return found
+    # a target takes the token before it along
+    repeated = (starts > 0) & sequence.loss_mask[starts]
+    media = np.diff(sequence.media_totals()[edges], axis=0).max(axis=0, initial=0)
+    most_tokens = int((np.diff(edges) + repeated).max(initial=0))
+    return {"tokens": most_tokens} | dict(zip(MODALITIES, media.tolist(), strict=True))
 
 
 def find_excluded(

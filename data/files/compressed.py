@@ -107,6 +107,15 @@ def open_decompressed(file: Path, *, checked: bool = False) -> BinaryIO:
     return io.BufferedReader(_BoundedStream(stream, compression.name, most, verified, why), _BLOCK)
 
 
+def head_of(file: Path, size: int = 2**16, *, decompressed: bool = False) -> bytes:
+    """The first bytes of a file; none of one that cannot be read."""
+    try:
+        with (open_decompressed if decompressed else lambda path: open(path, "rb"))(file) as stream:
+            return stream.read(size)
+    except OSError:
+        return b""
+
+
 def decompression_error(stream: BinaryIO) -> str:
     """Why a stream of `open_decompressed` ended too early; empty when it did not."""
     return getattr(getattr(stream, "raw", None), "problem", "")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from brine.data.document import DocumentError
 from brine.data.files import compressed
-from brine.data.files.compressed import compressed_hint, detect_compression, open_decompressed
+from brine.data.files.compressed import compressed_hint, detect_compression, head_of
 from brine.data.files.extensions import SUPPORTED, UNSUPPORTED, media_type_of
 from brine.data.files.pointers import dvc_target, pointer_in
 from brine.data.files.signatures import is_tar
@@ -57,15 +57,6 @@ def has_known_extension(name: str) -> bool:
     """Whether a file's extension is that of media, text or code."""
     ending = os.path.splitext(name)[1].lower()
     return media_type_of(name) is not None or ending in _TEXTS or ending in LANGUAGES
-
-
-def head_of(file: Path, size: int = 2**16, *, decompressed: bool = False) -> bytes:
-    """The first bytes of a file; none of one that cannot be read."""
-    try:
-        with (open_decompressed if decompressed else lambda path: open(path, "rb"))(file) as stream:
-            return stream.read(size)
-    except OSError:
-        return b""
 
 
 def opens_like_json(file: Path) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brine.common.formatting import progress_bar
+from brine.common.processes import usable_cores
 from brine.data.config import EncodeConfig
 from brine.data.corpus.excluded import ExclusionStats
 from brine.data.corpus.statistics import CorpusStats
@@ -95,8 +96,7 @@ def byte_tokenizer() -> Tokenizer:
 
 def default_decode_workers() -> int:
     """Decoding servers unless given: the cores this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores))
+    return min(8, usable_cores())
 
 
 def check_source(

@@ -92,7 +92,7 @@ def _first_sequences(corpus, plan: PackingPlan, chunk_tokens: np.ndarray, width:
     return "\n".join(lines)
 
 
-def plot_plan(corpus, plan: PackingPlan, chunk_tokens: np.ndarray, path: str | Path, *, name: str) -> Path:
+def plot_plan(plan: PackingPlan, chunk_tokens: np.ndarray, path: str | Path, *, name: str) -> Path:
     """Mixture along the plan and the first sequences, document by document, as a PNG 1600 pixels wide."""
     shown = min(24, len(plan))
     height = 4.9 + 0.24 * shown

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from brine.data.config import EncodeConfig
 from brine.data.corpus.store import CorruptDocumentError, DecodingCorpus, EncodedCorpus
@@ -124,10 +125,8 @@ def pixels_of(view: DocumentView, media_range: MediaRange) -> tuple[np.ndarray, 
         mine = sequence.block[positions] == block
         position = sequence.position[positions[mine]]
         rows, cols = (int(position[:, axis].max() - position[:, axis].min()) + 1 for axis in (1, 2))
-        size = config.patch_size
-        grid = patches[mine].reshape(rows, cols, frames_a_patch, size, size, 3)
-        # (rows, cols, frame, y, x, 3) -> (frame, rows, y, cols, x, 3)
-        frames.append(grid.transpose(2, 0, 3, 1, 4, 5).reshape(frames_a_patch, rows * size, cols * size, 3))
+        form = {"r": rows, "c": cols, "f": frames_a_patch, "p": config.patch_size, "q": config.patch_size}
+        frames.append(rearrange(patches[mine], "(r c) (f p q d) -> f (r p) (c q) d", **form))
         begins_s = (position[0, 0] - media_start_position(view, media_range)) * config.time_step_s
         times.append(begins_s + np.arange(frames_a_patch) / config.video_fps)
     return np.concatenate(frames), np.concatenate(times)
@@ -137,7 +136,7 @@ def mel_spectrogram_of(view: DocumentView, media_range: MediaRange) -> np.ndarra
     """(frames, mel_bins) float32 mel of audio or of a video's audio track; no frames where there is none."""
     media_positions = view.sequence.media_positions("audio")
     tokens = view.sequence.audio[(media_positions >= media_range.start) & (media_positions < media_range.stop)]
-    return tokens.astype(np.float32).reshape(-1, view.config.mel_bins)
+    return rearrange(tokens.astype(np.float32), "n (f b) -> (n f) b", b=view.config.mel_bins)
 
 
 def media_start_position(view: DocumentView, media_range: MediaRange) -> float:

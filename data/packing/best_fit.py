@@ -40,10 +40,9 @@ class BestFitPacker:
         for number, document in zip(self.sequence[inside].tolist(), self.document[inside].tolist(), strict=True):
             self.held[number].add(document)
 
-    def pack(self, chunks: np.ndarray, *, keep_order: bool = False) -> None:
+    def pack(self, chunks: np.ndarray) -> None:
         """Pack one window, then close what is nearly full or old."""
-        if not keep_order:
-            chunks = chunks[np.argsort(-self.tokens[chunks].astype(np.int64), kind="stable")]
+        chunks = chunks[np.argsort(-self.tokens[chunks].astype(np.int64), kind="stable")]
         columns = (chunks, self.tokens[chunks], self.document[chunks])
         for chunk, length, document in zip(*map(np.ndarray.tolist, columns), strict=True):
             self._place(chunk, length, document)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from brine.data.document import MODALITIES
-from brine.data.tokenizer import MEDIA_END_ID, MEDIA_TOKEN_ID
 
 MAX_REASONS = 1000  # excluded documents whose reason is kept in full
 
@@ -96,27 +95,26 @@ def find_chunks(corpus, chosen: np.ndarray, *, seq_len: int, budget: dict[str, i
     return found
 
 
-def split_document(sequence, seq_len: int, limits: np.ndarray) -> np.ndarray | str:
-    """(p, 2 + modalities) int64 start, stop and media of chunks within the limits, or why there are none."""
-    total = np.zeros((len(sequence) + 1, len(MODALITIES)), dtype=np.int64)
-    for column, name in enumerate(MODALITIES):
-        np.cumsum(sequence.token_ids == MEDIA_TOKEN_ID[name], out=total[1:, column])
-    closes = np.isin(sequence.token_ids, list(MEDIA_END_ID.values()))
-    split_points, chunks, cut = sequence.split_points(), [], 0
+def split_document(sequence, seq_len: int, limits: np.ndarray, *, allow_longer: bool = False) -> np.ndarray | str:
+    """(p, 2 + modalities) int64 start, stop and media of chunks within the limits, or why there are none.
+
+    limits: of patches by modality, (0,) for none. allow_longer: what cannot be split is a chunk beyond the limits.
+    """
+    total, split_points, chunks, cut = sequence.media_totals(), sequence.split_points(), [], 0
     # media counts never fall along a document, so the furthest point within every budget is a search, not a scan
     at_points = total[split_points]
     while cut < len(sequence):
-        # a target needs the token before it in its packed sequence; where that is text it is repeated
-        start = cut - 1 if cut and sequence.loss_mask[cut] and not closes[cut - 1] else cut
+        # a target needs the token before it in its packed sequence; split points leave text there, so it is repeated
+        start = cut - 1 if cut and sequence.loss_mask[cut] else cut
         last = int(np.searchsorted(split_points, start + seq_len, side="right"))
         for column, limit in enumerate(limits):
             last = min(last, int(np.searchsorted(at_points[:, column], total[start, column] + limit, side="right")))
         first = int(np.searchsorted(split_points, cut, side="right"))
-        if last <= first:
+        if last <= first and not allow_longer:
             stop = int(split_points[first])
             media = dict(zip(MODALITIES, (total[stop] - total[start]).tolist(), strict=True))
             return f"tokens {cut}..{stop} cannot be split (media {media}) and {_exceed(seq_len, limits)}"
-        stop = int(split_points[last - 1])
+        stop = int(split_points[max(first, last - 1)])
         chunks.append((start, stop, *(total[stop] - total[start]).tolist()))
         cut = stop
     return np.array(chunks, dtype=np.int64)

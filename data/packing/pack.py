@@ -27,12 +27,11 @@ def pack(
     seq_len: int,
     budget: np.ndarray,
     phase: np.ndarray | None = None,
-    keep_order: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Pack a stream of chunks -> (sequence of each chunk, (n,) int32, numbered as they were closed; their number).
 
     tokens (n,), media (n, M) and document (n,) integers; no chunk may exceed seq_len or budget (M,). phase (n,)
-    ascending: windows of BestFitPacker stay within one. keep_order: do not sort windows by length.
+    ascending: windows of BestFitPacker stay within one.
     """
     budget = np.asarray(budget, dtype=np.int64)
     binds = [column for column in range(len(budget)) if _exceeds(tokens, media[:, column], seq_len, budget[column])]
@@ -44,7 +43,7 @@ def pack(
     enough = num_documents >= MIN_DOCUMENTS
     one_by_one = len(tokens) <= MAX_BEST_FIT_CHUNKS or not enough
     # bulk packing costs little beside the other, and does better where two or three chunks fill a sequence
-    in_bulk = enough and len(tokens) > TAIL and not (one_by_one and keep_order)
+    in_bulk = enough and len(tokens) > TAIL
     results = []
     for bulk in [False] * one_by_one + [True] * in_bulk:
         sequence = np.full(len(tokens), -1, dtype=np.int32)
@@ -53,7 +52,7 @@ def pack(
         if bulk:
             late, closed = _bulk(tokens, media, document, sequence, seq_len, budget, num_documents, last)
         for window in _windows(late, phase):
-            last.pack(window, keep_order=keep_order)
+            last.pack(window)
         order = np.concatenate([*closed, np.array(last.close_all(), dtype=np.int32)])
         number = np.empty(len(order), dtype=np.int32)
         number[order] = np.arange(len(order), dtype=np.int32)

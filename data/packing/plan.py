@@ -110,22 +110,18 @@ class PackingPlan:
         seed: int = 0,
         blank_fraction: float | None = None,
         documents: Iterable[int] | np.ndarray | None = None,
-        kinds: Iterable[str] | None = None,
-        levels: Iterable[int] | None = None,
         mixture: Mixture | None = None,
         lengths: tuple[tuple[int, int], ...] = (),
         long: str = "split",
-        shuffle: bool = True,
         name: str | None = None,
     ) -> "PackingPlan":
         """Plan `num_sequences` packed sequences, or as many as `epochs` fill (one when neither is given).
 
         corpus: an EncodedCorpus (or anything with its arrays). media_budget: patches per sequence and modality, seq_len
         where absent. blank_fraction: 0.1 for the train split and 0 for others unless given. documents: indices or a
-        mask (n,) to choose from; kinds, levels narrow further. mixture: weights by kind and source. lengths: (sequence,
-        tokens), how far attention sees along a document from there on. long: "split" documents that exceed a sequence,
-        or "drop" them. name: under which the plan is saved; the split's unless given. Raises ValueError when nothing
-        is left to plan.
+        mask (n,) to choose from. mixture: weights by kind and source. lengths: (sequence, tokens), how far attention
+        sees along a document from there on. long: "split" documents that exceed a sequence, or "drop" them. name:
+        under which the plan is saved; the split's unless given. Raises ValueError when nothing is left to plan.
         """
         if seq_len < 2:
             raise ValueError(f"seq_len must be at least 2, not {seq_len}")
@@ -140,9 +136,9 @@ class PackingPlan:
         budget = {each: int((media_budget or {}).get(each, seq_len)) for each in MODALITIES}
         blank_fraction = (0.1 if split == "train" else 0.0) if blank_fraction is None else blank_fraction
         mixture = mixture or Mixture()
-        chosen = _chosen(corpus, split, documents, kinds, levels)
+        chosen = _chosen(corpus, split, documents)
         chunk_table = find_chunks(corpus, chosen, seq_len=seq_len, budget=budget, long=long)
-        samples = SampleStream(corpus, chunk_table, mixture, seq_len=seq_len, budget=budget, seed=seed, shuffle=shuffle)
+        samples = SampleStream(corpus, chunk_table, mixture, seq_len=seq_len, budget=budget, seed=seed)
         document, number, phase, begun = samples.take(num_sequences=num_sequences, epochs=epochs or 1)
         blank = _blanked(corpus, document, number, fraction=blank_fraction, seed=seed)
         del number
@@ -152,11 +148,9 @@ class PackingPlan:
             document, blank = document[sample], blank[sample]
             phase = None if phase is None else phase[sample]
         limits = np.array([budget[each] for each in columns], dtype=np.int64)
-        sequence, made = pack(
-            tokens, media, document, seq_len=seq_len, budget=limits, phase=phase, keep_order=not shuffle
-        )
+        sequence, made = pack(tokens, media, document, seq_len=seq_len, budget=limits, phase=phase)
         count = made if num_sequences is None else num_sequences
-        order, offset = _order_chunks(sequence, made, phase, count=count, shuffle=shuffle, seed=seed)
+        order, offset = _order_chunks(sequence, made, phase, count=count, seed=seed)
         del sequence, phase, media
         start = np.zeros(len(order), dtype=np.int32) if start is None else start[order]
         arrays = (document[order], start, start + tokens[order], blank[order], offset)
@@ -255,7 +249,7 @@ class PackingPlan:
             raise ValueError("info and media_budget must be objects")
 
 
-def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
+def _chosen(corpus, split, documents) -> np.ndarray:
     mask = corpus.split == SPLITS.index(split)
     if documents is not None:
         documents = np.asarray(documents if isinstance(documents, np.ndarray) else list(documents))
@@ -264,13 +258,6 @@ def _chosen(corpus, split, documents, kinds, levels) -> np.ndarray:
         keep = np.zeros(len(mask), dtype=bool)
         keep[documents if documents.dtype == bool else documents.astype(np.int64)] = True
         mask = mask & keep
-    if kinds is not None:
-        kinds = list(kinds)
-        if unknown := sorted(set(kinds) - set(corpus.kinds)):
-            raise ValueError(f"unknown kind {unknown[0]!r}; the corpus has {', '.join(corpus.kinds)}")
-        mask = mask & np.isin(corpus.kind, [corpus.kinds.index(kind) for kind in kinds])
-    if levels is not None:
-        mask = mask & np.isin(corpus.level, list(levels))
     return mask
 
 
@@ -285,7 +272,7 @@ def _blanked(corpus, document: np.ndarray, number: np.ndarray, *, fraction: floa
     return blank
 
 
-def _order_chunks(sequence: np.ndarray, made: int, phase, *, count: int, shuffle: bool, seed: int):
+def _order_chunks(sequence: np.ndarray, made: int, phase, *, count: int, seed: int):
     """Order of the chunks, sequence after sequence, and the offsets of `count` sequences: (E,), (count + 1,) int64.
 
     Phase by phase, sequences carried over from the one before first; else in the order they were closed, but for a
@@ -299,11 +286,10 @@ def _order_chunks(sequence: np.ndarray, made: int, phase, *, count: int, shuffle
         np.minimum.at(early, sequence[kept], phase[kept])
         late = 2 * late + (early == late)
     order = np.argsort(late, kind="stable")
-    if shuffle:
-        within = np.arange(count) - np.searchsorted(late[order], late[order])
-        index = order.astype(np.int64)
-        random = hash_counters(seed, SEQUENCES, index, np.zeros_like(index))
-        order = order[np.lexsort((random, within // max(1024, made // 64), late[order]))]
+    within = np.arange(count) - np.searchsorted(late[order], late[order])
+    index = order.astype(np.int64)
+    random = hash_counters(seed, SEQUENCES, index, np.zeros_like(index))
+    order = order[np.lexsort((random, within // max(1024, made // 64), late[order]))]
     position = np.empty(count, dtype=np.int64)
     position[order] = np.arange(count)
     # one sort of keys (position of the sequence, index in the stream) instead of an argsort

@@ -26,10 +26,8 @@ Samples = tuple[np.ndarray, np.ndarray]
 class SampleStream:
     """Samples that are enough for the sequences or epochs asked for. Raises ValueError where no document is left."""
 
-    def __init__(
-        self, corpus, chunk_table: ChunkTable, mixture: Mixture, *, seq_len: int, budget: dict, seed: int, shuffle: bool
-    ):
-        self.constant, self.seed, self.shuffle = mixture.constant, seed, shuffle
+    def __init__(self, corpus, chunk_table: ChunkTable, mixture: Mixture, *, seq_len: int, budget: dict, seed: int):
+        self.constant, self.seed = mixture.constant, seed
         # what a sequence holds of everything that is counted, and how much of each a document takes
         binding = [name for name, limit in budget.items() if 0 < limit < seq_len]
         self.limits = [seq_len, *(budget[name] for name in binding)]
@@ -105,7 +103,7 @@ class SampleStream:
             return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
         document, number = _joined(parts)
         del parts
-        order = shuffle_order(self.seed, SHUFFLE, document, number) if self.shuffle else np.lexsort((number, document))
+        order = shuffle_order(self.seed, SHUFFLE, document, number)
         return document[order], number[order]
 
     def _next(self, group: int, count: int) -> Samples:
@@ -123,9 +121,8 @@ class SampleStream:
     def _cycle(self, group: int, cycle: int) -> np.ndarray:
         if self._order.get(group, (-1,))[0] != cycle:
             documents = self.groups[group][0]
-            if self.shuffle:
-                number = np.full(len(documents), cycle, dtype=np.int32)
-                documents = documents[shuffle_order(self.seed, ORDER, documents, number)]
+            number = np.full(len(documents), cycle, dtype=np.int32)
+            documents = documents[shuffle_order(self.seed, ORDER, documents, number)]
             self._order[group] = cycle, documents
         return self._order[group][1]
 

@@ -87,11 +87,6 @@ def render(run: Path, *, config: EvalConfig) -> str:
     )  # fmt: skip
 
 
-def render_section(section: Mapping[str, Any]) -> str:
-    """One section as HTML."""
-    return _environment().get_template("section.html").render(section=section)
-
-
 def _lead(summary: Mapping[str, Any], results: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     if not results:
         return "This run has not been evaluated yet."

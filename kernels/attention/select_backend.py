@@ -13,7 +13,6 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,11 +102,6 @@ def default_backend_order(dtype: torch.dtype, kind: str) -> list[str]:
         return ["triton", "flex"]
     ours = ["gluon", "triton"]
     return [*ours, "flex", "flash"] if kind == "any" else ["flash", *ours, "flex"]
-
-
-def write_measured_rows(rows: list[dict[str, Any]]) -> None:
-    """Put rows of `measured_order.row_of` into the committed table, for a benchmark that timed the backends."""
-    table.write_rows(TABLE, rows)
 
 
 def reset() -> None:

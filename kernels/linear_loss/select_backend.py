@@ -11,7 +11,6 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -72,11 +71,6 @@ def candidates(capability: tuple[int, int], dtype: torch.dtype, kind: str) -> tu
         return list(DEFAULT_ORDER), "of the default order"
     order, source = found
     return [*order, *(name for name in DEFAULT_ORDER if name not in order)], f"measured on {source}"
-
-
-def write_measured_rows(rows: list[dict[str, Any]]) -> None:
-    """Put rows of `measured_order.row_of` into the committed table, for a benchmark that timed the backends."""
-    table.write_rows(TABLE, rows)
 
 
 def reset() -> None:

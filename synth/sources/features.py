@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brine.data.document import SPLITS
 from brine.data.files.source_files import SourceFile, parse_python
 from brine.data.filters.near import cluster_signatures
-from brine.synth.config import SPLITS
 
 NUM_PERMUTATIONS = 64
 SHINGLE_TOKENS = 5

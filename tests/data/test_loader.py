@@ -310,7 +310,7 @@ def test_workers_that_shared_memory_has_no_room_for_are_left_out(corpus, plan, m
 
 
 def test_default_workers(monkeypatch):
-    monkeypatch.setattr("brine.data.loader.os.sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16), raising=False)
     assert default_loader_workers("cpu") == 0
     found = [default_loader_workers(torch.device("cuda", 0), local_world_size=ranks) for ranks in (1, 4, 8, 16, 32)]
     assert found == [4, 3, 1, 0, 0]

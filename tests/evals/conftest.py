@@ -19,6 +19,7 @@ from brine.data.lengths import VideoLayout
 from brine.data.media.decode import DecodedAudio, DecodedImage, DecodedVideo
 from brine.data.tokenizer import train_tokenizer
 from brine.evals.cli import evaluate as measure
+from brine.model.config import ModelConfig
 from brine.model.embed import floats
 from tests.evals.command_runs import ARGUMENTS, make_documents, make_run
 
@@ -99,6 +100,7 @@ class KnownModel:
         self.vocab = tokenizer.vocab_size
         self.head_weight = torch.eye(self.vocab)
         self.loss_backend = "auto"
+        self.config = ModelConfig(vocab_size=self.vocab)
         self.plus = tokenizer.encode("+")[0]
         self.calls = 0
 

@@ -13,10 +13,10 @@ from brine.data.filters.registry import run_filters
 from brine.evals.cli import compare, report
 from brine.evals.cli import evaluate as measure
 from brine.evals.compare import load_losses
-from brine.evals.report.page import render_section
 from brine.evals.report.sections import record_section
 from brine.inference.load import load
 from tests.evals.command_runs import ARGUMENTS, ENCODE, KINDS, last_line
+from tests.evals.section_html import section_html
 
 pytestmark = pytest.mark.slow
 
@@ -166,10 +166,10 @@ def test_documents_longer_than_a_row_are_told(made, tmp_path, capsys, caplog):
     found = json.loads((out / "evaluate/results.json").read_text())["split_documents"]
     assert found["documents"] > 0 and found["seq_len"] == 12 < found["longest_tokens"]
     assert f"seq_len {found['longest_tokens']} keeps them whole" in caplog.text
-    page = render_section(record_section([], {}, {}, None, None, split_documents=found))
+    page = section_html(record_section([], {}, {}, None, None, split_documents=found))
     assert f"{found['documents']} of {found['total_documents']} held-out documents are longer than 12 tokens" in page
     whole = json.loads((base / "one-on/evaluate/results.json").read_text())["split_documents"]
-    assert whole["documents"] == 0 and "held-out" not in render_section(
+    assert whole["documents"] == 0 and "held-out" not in section_html(
         record_section([], {}, {}, None, None, split_documents=whole)
     )
 

@@ -74,6 +74,19 @@ def test_long_documents_are_cut_without_losing_or_doubling_a_target(make_corpus,
     np.testing.assert_array_equal(measured(corpus, config=short).tokens, losses.tokens)
 
 
+def test_a_long_document_is_not_read_for_every_chunk(make_corpus):
+    """Its chunks were each sliced from a fresh read: 393 reads, each with a checksum, of one of 200,000 tokens."""
+    corpus, reads = make_corpus([("text", 2, {"text": "x" * 3000})]), []
+
+    def load_sequence(number):
+        reads.append(number)
+        return corpus.sequence(number)
+
+    batches = list(packed_batches(load_sequence, corpus.num_tokens, seq_len=64, batch_size=2))
+    assert len(batches) > 40
+    assert len(reads) <= 6
+
+
 def test_packing_changes_no_loss(make_corpus, measured):
     corpus = make_corpus([("screenshot", 7, {}), ("narration", 6, {}), ("recording", 5, {"sound": True})])
     alone = [measured(corpus, np.array([number])).loss[0] for number in range(corpus.num_documents)]

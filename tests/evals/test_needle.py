@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.context import needle_image
 from brine.data.config import EncodeConfig
 from brine.data.encode import assemble_chunks
 from brine.data.files.source_files import SourceFile
@@ -15,7 +16,6 @@ from brine.data.tokenizer import MEDIA_START_ID, train_tokenizer
 from brine.evals.needle import run as needle
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, summarize_trials
-from brine.evals.report import needles as report_needles
 from brine.evals.report.page import render
 from brine.evals.repository import run as repository
 from brine.evals.repository.cases import CompletionPrompts, defined_in, find_cases
@@ -204,7 +204,7 @@ def test_the_command_measures_keeps_and_adds(model_folder, small_source, tmp_pat
     page = (run / "report.html").read_text()
     assert 'id="needles"' in page and page.count('class="heat"') >= 4 and "<script" not in page
     picture = tmp_path / "needle.png"
-    assert report_needles.main([str(run / "needle" / "results.json"), str(picture)]) == 0
+    assert needle_image.main([str(run / "needle" / "results.json"), str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -248,7 +248,7 @@ def test_a_report_without_needles_has_no_such_section(tmp_path):
     from brine.evals.config import EvalConfig
 
     assert 'id="needles"' not in render(tmp_path, config=EvalConfig())
-    assert report_needles.main([str(tmp_path / "none.json"), str(tmp_path / "x.png")]) == 2
+    assert needle_image.main([str(tmp_path / "none.json"), str(tmp_path / "x.png")]) == 2
 
 
 def test_cases_are_names_of_other_files():

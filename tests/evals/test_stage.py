@@ -63,7 +63,7 @@ def run(tmp_path, make_corpus, tokenizer):
         (folder / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (folder / stage / "compute_cost.json").write_text(json.dumps(LEDGER))
     models = {name: loaded(tokenizer, seed) for seed, name in enumerate(("small", "large_salt", "large_baseline"))}
-    results = evaluate(folder / "evaluate", corpus=corpus, models=models, config=CONFIG, quiet=True)
+    results = evaluate(folder / "evaluate", corpus=corpus, models=models, config=CONFIG)
     return SimpleNamespace(folder=folder, corpus=corpus, models=models, results=results)
 
 
@@ -97,7 +97,7 @@ def test_samples_carry_their_media_and_nothing_else_does(run):
 
 def test_stage_done_again_gives_the_same_bytes(run):
     before = {path: path.read_bytes() for path in (run.folder / "evaluate").rglob("*") if path.is_file()}
-    evaluate(run.folder / "evaluate", corpus=run.corpus, models=run.models, config=CONFIG, quiet=True)
+    evaluate(run.folder / "evaluate", corpus=run.corpus, models=run.models, config=CONFIG)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -131,7 +131,7 @@ def test_a_folder_left_by_an_earlier_request_is_not_billed(tmp_path, make_corpus
         (tmp_path / stage / "compute_cost.json").write_text(json.dumps(LEDGER))
     models = {"small": loaded(tokenizer, 0), "large_salt": loaded(tokenizer, 1)}
     stages = ("encoded", "small", "large_salt")
-    evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG, stages=stages, quiet=True)
+    evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG, stages=stages)
     compute_cost = build_summary(tmp_path)["compute_cost"]
     assert set(compute_cost) == {"small", "large_salt", "total", "flops_by_arm"} and set(
         compute_cost["flops_by_arm"]
@@ -150,7 +150,7 @@ def test_report_of_the_stage_is_written(run):
 def test_one_arm_and_no_media_is_a_run_too(tmp_path, make_corpus, tokenizer):
     corpus = make_corpus([("text", 3, {"level": 0, "split": "validation"})])
     models = {"large_baseline": loaded(tokenizer, 0)}
-    results = evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG, quiet=True)
+    results = evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG)
     assert results["compare"] is None and results["media_gain"] == {} and results["split"] == "validation"
     summary = build_summary(tmp_path)
     assert summary["salt"] is None and summary["media_gain"]["image"] == {"gain": None, "low": None, "high": None}
@@ -165,7 +165,7 @@ def test_a_broken_model_gives_nulls_and_a_report(tmp_path, make_corpus, tokenize
     models = {"large_salt": loaded(tokenizer, 0), "large_baseline": loaded(tokenizer, 1)}
     with torch.no_grad():
         models["large_salt"].model.head_weight.fill_(float("nan"))
-    results = evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG, quiet=True)
+    results = evaluate(tmp_path / "evaluate", corpus=corpus, models=models, config=CONFIG)
     assert results["models"]["large_salt"]["loss"] is None and results["media_gain"]["image"]["gain"] is None
     assert results["compare"]["equal_steps"]["outcome"] == "undecided"
     assert "NaN" not in (tmp_path / "evaluate" / "results.json").read_text()

@@ -16,6 +16,7 @@ from brine.data.tokenizer import MEDIA_TOKEN_ID
 from brine.inference.chat import ROLES, ChatStream, chat_document_of
 from brine.inference.generate import main, read_questions
 from brine.inference.load import load
+from tests.inference.encode_chat import encode_chat
 
 USER, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "def f(x): a heron."}
 PICTURE = {"type": "image", "image": "shot.png"}
@@ -60,7 +61,7 @@ def same(one, other):
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=list(CONVERSATIONS))
 def test_a_prompt_has_the_tokens_of_training(model_folder, here, messages):
     loaded = load(model_folder)
-    prompt = loaded.encode_chat(messages)
+    prompt = encode_chat(loaded, messages)
     truth = trained_on(loaded, messages, here)
     assert same(prompt, truth) and (prompt.image == truth.image).all()
     text = loaded.tokenizer.decode(prompt.token_ids.tolist())
@@ -70,7 +71,7 @@ def test_a_prompt_has_the_tokens_of_training(model_folder, here, messages):
 def test_media_listed_beside_the_messages(model_folder, here):
     loaded = load(model_folder)
     messages = [{"role": "user", "content": "<image>What is it?"}]
-    prompt = loaded.encode_chat({"messages": messages, "images": [str(here / "shot.png")], "system": "Be brief."})
+    prompt = encode_chat(loaded, {"messages": messages, "images": [str(here / "shot.png")], "system": "Be brief."})
     assert same(prompt, trained_on(loaded, messages, here, images=["shot.png"], system="Be brief."))
     assert MEDIA_TOKEN_ID["image"] in prompt.token_ids
 
@@ -82,7 +83,7 @@ def test_turns_of_from_and_value(model_folder, here):
         loaded, turns, here, answer={"from": "gpt", "value": "x"}, read=llava_document, name="conversations",
         image="shot.png",
     )  # fmt: skip
-    assert same(loaded.encode_chat({"conversations": turns, "image": "shot.png"}), truth)
+    assert same(encode_chat(loaded, {"conversations": turns, "image": "shot.png"}), truth)
 
 
 @pytest.mark.parametrize("form", ["absolute", "path", "picture", "home"])
@@ -92,8 +93,8 @@ def test_media_come_in_all_forms(model_folder, here, monkeypatch, form):
              "home": "~/shot.png"}[form]  # fmt: skip
     loaded = load(model_folder)
     content = [{"type": "image", "image": given}, {"type": "text", "text": "What is it?"}]
-    expected = loaded.encode_chat(CONVERSATIONS["picture"])
-    assert same(loaded.encode_chat([{"role": "user", "content": content}]), expected)
+    expected = encode_chat(loaded, CONVERSATIONS["picture"])
+    assert same(encode_chat(loaded, [{"role": "user", "content": content}]), expected)
 
 
 def test_the_form_is_that_of_a_file_of_chats(model_folder, here):
@@ -105,7 +106,7 @@ def test_the_form_is_that_of_a_file_of_chats(model_folder, here):
     loaded = load(model_folder)
     (document,) = open_source(here / "chat.jsonl").documents()
     whole = encode(document, root=here, tokenizer=loaded.tokenizer, config=loaded.encode_config)
-    prompt = loaded.encode_chat(messages)
+    prompt = encode_chat(loaded, messages)
     assert whole.token_ids[: len(prompt)].tolist() == prompt.token_ids.tolist()
 
 
@@ -246,7 +247,7 @@ def test_a_field_beside_the_messages_that_nobody_reads_is_refused(model_folder, 
     # one that is empty holds nothing
     empty = {name: type(value)() if not isinstance(value, float) else None for name, value in beside.items()}
     row = {"id": "7", "split": "test", "kind": "chat", "train_on_turn": True, "loss_mask": [1]}
-    assert same(loaded.encode_chat({"messages": [USER], **empty, **row}), loaded.encode_chat([USER]))
+    assert same(encode_chat(loaded, {"messages": [USER], **empty, **row}), encode_chat(loaded, [USER]))
 
 
 OF_MESSAGE = {
@@ -268,7 +269,7 @@ def test_a_field_of_a_message_that_nobody_reads_is_refused(model_folder, here, b
         with pytest.raises(ValueError, match=name.replace("_", "[_ ]")):
             loaded.chat([message | beside])
     harmless = {name: type(value)() for name, value in beside.items()} | {"id": "3", "weight": 0}
-    assert same(loaded.encode_chat([USER | harmless]), loaded.encode_chat([USER]))
+    assert same(encode_chat(loaded, [USER | harmless]), encode_chat(loaded, [USER]))
 
 
 @pytest.mark.parametrize(
@@ -282,11 +283,11 @@ def test_media_beside_the_words_of_a_message_are_read_or_refused(model_folder, h
     loaded = load(model_folder)
     given = {key: [PIL.Image.open("shot.png")] if value == "picture" else value for key, value in beside.items()}
     try:
-        prompt = loaded.encode_chat([{"role": "user", "content": words, **given}])
+        prompt = encode_chat(loaded, [{"role": "user", "content": words, **given}])
     except ValueError as error:
         assert next(iter(beside)) in str(error)
         return
-    assert same(prompt, loaded.encode_chat(CONVERSATIONS["picture"]))
+    assert same(prompt, encode_chat(loaded, CONVERSATIONS["picture"]))
 
 
 OF_PART = {
@@ -309,11 +310,11 @@ def test_hints_to_a_service_mean_nothing(model_folder, here):
     part = PICTURE | {"detail": "high", "cache_control": {"type": "ephemeral"}}
     messages = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
     loaded = load(model_folder)
-    assert same(loaded.encode_chat(messages), loaded.encode_chat(CONVERSATIONS["picture"]))
+    assert same(encode_chat(loaded, messages), encode_chat(loaded, CONVERSATIONS["picture"]))
     # the same path under two names is one medium
     beside = {"messages": [{"role": "user", "content": "<image>What is it?"}], "image": "shot.png"}
     both = beside | {"images": ["shot.png"]}
-    assert same(loaded.encode_chat(both), loaded.encode_chat(beside))
+    assert same(encode_chat(loaded, both), encode_chat(loaded, beside))
 
 
 def test_ids_do_not_hide_what_stands_beside_them(model_folder, here):
@@ -326,11 +327,10 @@ def test_ids_do_not_hide_what_stands_beside_them(model_folder, here):
 def test_an_edited_answer_is_not_hidden_by_its_ids(model_folder, edit):
     loaded = load(model_folder)
     said = {"role": "assistant", "content": "a word", "token_ids": loaded.tokenizer.encode("a word")}
-    whole = loaded.encode_chat([USER, said, USER])
-    assert same(whole, loaded.encode_chat([USER, {**said, "content": ""}, USER]))
-    for ask in (loaded.encode_chat, loaded.chat):
-        with pytest.raises(ValueError, match=r"message 1: its text is .* but its token_ids.* say 'a word'"):
-            ask([USER, said | {"content": edit("a word")}, USER])
+    whole = encode_chat(loaded, [USER, said, USER])
+    assert same(whole, encode_chat(loaded, [USER, {**said, "content": ""}, USER]))
+    with pytest.raises(ValueError, match=r"message 1: its text is .* but its token_ids.* say 'a word'"):
+        loaded.chat([USER, said | {"content": edit("a word")}, USER])
 
 
 @pytest.mark.parametrize("line", ["shot.png", "gone.png", "./shot.png", " shot.png"])
@@ -362,7 +362,7 @@ def test_what_a_model_wrote_is_words(model_folder, here, said):
     """An answer with the place of an image in it must not end the conversation, nor read a file."""
     loaded = load(model_folder)
     for more in ({}, {"weight": 0}, {"id": "7"}):
-        given = loaded.encode_chat([*CONVERSATIONS["picture"], {"role": "assistant", "content": said, **more}, USER])
+        given = encode_chat(loaded, [*CONVERSATIONS["picture"], {"role": "assistant", "content": said, **more}, USER])
         parts = ["<user>\n", "shot.png", USER["content"], "\n<assistant>\n", Text(said), "\n<user>\n", USER["content"]]
         assert given.token_ids.tolist() == loaded.encode([*parts, "\n<assistant>\n"]).token_ids.tolist()
 

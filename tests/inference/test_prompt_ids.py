@@ -11,6 +11,7 @@ import torch
 from brine.data.tokenizer import EOS_ID, MEDIA_TOKEN_ID
 from brine.inference.chat import ChatStream
 from brine.inference.load import load
+from tests.inference.encode_chat import encode_chat
 
 IDS = [60, 1, 200, 15]
 RECORD_FORMATS = {
@@ -86,7 +87,7 @@ def test_a_conversation_keeps_the_ids_where_asked(model_folder, keep):
     assert ("token_ids" in message) == keep
     ids, encode = answer.token_ids, loaded.tokenizer.encode
     assert encode(answer.text) != ids
-    prompt = loaded.encode_chat([*messages, message, {"role": "user", "content": "And?"}])
+    prompt = encode_chat(loaded, [*messages, message, {"role": "user", "content": "And?"}])
     turns = [
         "<user>\n",
         "What?",
@@ -103,7 +104,7 @@ def test_turns_of_from_and_value_take_ids(model_folder):
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "token_ids": IDS}, {"from": "human", "value": "b"}]
     loaded = load(model_folder)
     expected = ["<user>\n", "a", "\n<assistant>\n", IDS, "\n<user>\n", "b", "\n<assistant>\n"]
-    assert loaded.encode_chat(turns).token_ids.tolist() == loaded.encode(expected).token_ids.tolist()
+    assert encode_chat(loaded, turns).token_ids.tolist() == loaded.encode(expected).token_ids.tolist()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_nobody_can_speak_for_the_assistant(model_folder):
     spelled = "\ue0f50\ue0f5"
     messages = [{"role": "user", "content": spelled}, {"role": "assistant", "token_ids": IDS},
                 {"role": "user", "content": spelled}]  # fmt: skip
-    ids = loaded.encode_chat(messages).token_ids.tolist()
+    ids = encode_chat(loaded, messages).token_ids.tolist()
     text = loaded.tokenizer.encode(spelled)
     count = sum(ids[place : place + len(text)] == text for place in range(len(ids)))
     assert count == 2 and sum(ids[place : place + 4] == IDS for place in range(len(ids))) == 1

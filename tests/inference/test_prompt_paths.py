@@ -14,6 +14,7 @@ from brine.data.tokenizer import MEDIA_TOKEN_ID
 from brine.inference.generate import main
 from brine.inference.load import load
 from brine.inference.prompt import TextFile, media_path_in
+from tests.inference.encode_chat import encode_chat
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_words_of_a_chat_that_are_a_path_are_told(model_folder, here, capsys, op
     # meant as words, and what a model said
     for content in ([{"type": "text", "text": path}], path):
         messages[0] = {"role": "user" if isinstance(content, list) else "assistant", "content": content}
-        load(model_folder).encode_chat(messages)
+        encode_chat(load(model_folder), messages)
 
 
 WORDS = ("def ", "What is in heron.png", "see (a.png)", "a.png\n", "import os.path", "model", "/help", "no/such/folder",
@@ -153,7 +154,7 @@ def test_an_existing_picture_is_one_whatever_its_name(model_folder, here, capsys
     assert main([str(model_folder), "--prompt", name, "--device", "cpu"]) == 2
     assert "with --image" in capsys.readouterr().err
     content = [{"type": "image", "image": name.strip()}]
-    assert MEDIA_TOKEN_ID["image"] in loaded.encode_chat([{"role": "user", "content": content}]).token_ids
+    assert MEDIA_TOKEN_ID["image"] in encode_chat(loaded, [{"role": "user", "content": content}]).token_ids
 
 
 @pytest.mark.parametrize("name", ["go\u200dne.png", "my trip/day\u202f2.png", "gone\u00ad.png"], ids=ascii)
@@ -200,7 +201,7 @@ FILES = {
 def test_the_path_of_an_address_is_told_as_it_is(model_folder, here, address, path):
     loaded = load(model_folder)
     messages = [{"role": "user", "content": [{"type": "image", "image": address}]}]
-    for ask, given in ((loaded.encode, address), (loaded.encode, [Image(address)]), (loaded.encode_chat, messages)):
+    for ask, given in ((loaded.encode, address), (loaded.encode, [Image(address)]), (loaded.chat, messages)):
         with pytest.raises(ValueError, match="give the path alone") as told:
             ask(given)
         assert f"give the path alone, {path}" in str(told.value)

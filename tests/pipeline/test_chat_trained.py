@@ -17,6 +17,7 @@ from brine.model.config import ModelConfig
 from brine.pipeline import run as train
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
 from brine.training.config import RuntimeConfig, TrainConfig
+from tests.inference.encode_chat import encode_chat
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +90,7 @@ def test_every_conversation_was_read(folder):
 
 def test_the_model_says_how_much_it_saw_at_once(folder):
     """A document sees itself alone: rows may be longer than anything that was trained on."""
-    longest = max(len(load(folder).encode_chat(messages[:-1])) for messages in CONVERSATIONS.values())
+    longest = max(len(encode_chat(load(folder), messages[:-1])) for messages in CONVERSATIONS.values())
     assert longest < load(folder).trained_context_tokens < 64
     assert load(folder).trained_roles == ("assistant", "system", "tool", "user")
 

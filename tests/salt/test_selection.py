@@ -1,5 +1,6 @@
 """Selection: scores equal a brute-force reading of the rule, and the choice follows them."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from brine.model.config import ModelConfig
 from brine.salt.config import SaltConfig
+from brine.salt.cost import batch_flops
 from brine.salt.selection import DocumentScores, require_selected, score_documents, token_losses
 from brine.training.logging.compute_cost import CostAccounting
 from tests.batches import batch_of
@@ -28,12 +31,10 @@ class Lookup(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.config = ModelConfig(vocab_size=VOCAB, dim=WIDTH)
         generator = torch.Generator().manual_seed(3)
         self.table = nn.Parameter(torch.randn(VOCAB, WIDTH, generator=generator))
         self.head_weight = nn.Parameter(torch.randn(VOCAB, WIDTH, generator=generator))
-
-    def flops_per_token(self, seq_len):
-        return 10.0
 
     def forward(self, inputs):
         return self.table[inputs.token_ids]
@@ -98,7 +99,10 @@ def test_scores_equal_brute_force(pool, top_k):
         assert (scores.num_learnable[i], scores.num_targets[i]) == (learnable, targets)
         assert scores.score[i] == pytest.approx(score, rel=1e-5)
     # one forward pass over three rows, nothing else
-    assert compute_cost.flops == {**CostAccounting().flops, "scoring": 3 * ROW * 10}
+    assert compute_cost.flops == {
+        **CostAccounting().flops,
+        "scoring": sum(batch_flops(model, each.inputs) for each in batches),
+    }
 
 
 def test_masked_tokens_are_dropped_and_not_zeroed():
@@ -158,8 +162,8 @@ def test_highest_are_kept_until_the_share_is_reached():
     assert np.flatnonzero(scores.select_documents(keep=1.0)).tolist() == [0, 1, 3, 4, 5]
     kinds = np.array([0, 1, 0, 0, 1, 1])
     assert np.flatnonzero(scores.select_documents(keep=0.3, kind=kinds)).tolist() == [1, 3]
-    lengths = np.array([10, 1, 10, 1, 1, 10])
-    assert np.flatnonzero(scores.select_documents(keep=0.09, num_tokens=lengths)).tolist() == [1, 3, 4]
+    uneven = dataclasses.replace(scores, num_targets=np.array([10, 1, 10, 1, 1, 10]))
+    assert np.flatnonzero(uneven.select_documents(keep=0.09)).tolist() == [1, 3, 4]
     with pytest.raises(ValueError, match=r"keep = 0 must lie in \(0, 1\]"):
         scores.select_documents(keep=0)
 

@@ -8,7 +8,16 @@ from brine.salt.distill import Distillation
 from brine.training import trainer as loop
 from brine.training.checkpoint.checkpoint import load_weights
 from brine.training.runtime import Runtime
-from tests.training.tiny_run import TinyModel, events, final_bytes, final_tensors, timeless, tiny_config, tiny_train
+from tests.training.tiny_run import (
+    TinyModel,
+    events,
+    final_bytes,
+    final_tensors,
+    timeless,
+    tiny_config,
+    tiny_step_flops,
+    tiny_train,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +80,7 @@ def test_a_bad_step_is_taken_back_one_step_later(tmp_path, late):
     assert final_bytes(tmp_path / "at_once") == final_bytes(tmp_path / "late")
     assert timeless(tmp_path / "at_once")[-1]["loss"] == timeless(tmp_path / "late")[-1]["loss"]
     # 12 good steps, 3 thrown away, and one that was computed with diverged weights
-    assert result.compute_cost.flops["student"] == 16 * 3 * TinyModel().flops_per_token(12) * 48
+    assert result.compute_cost.flops["student"] == 16 * 3 * tiny_step_flops(TinyModel())
 
 
 @pytest.mark.parametrize("bad_row", [14, 17, 20, 23], ids=lambda row: f"step{row // 4}")

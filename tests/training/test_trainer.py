@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from brine.common.files import read_jsonl
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.salt.distill import Distillation
 from brine.training.checkpoint.checkpoint import list_checkpoints
 from brine.training.guard import TrainingDivergedError
-from brine.training.logging.metrics import read_lines
 from brine.training.micro_batch import MicroBatchStream
 from brine.training.runtime import Runtime
 from tests.training.tiny_run import (
@@ -26,6 +26,7 @@ from tests.training.tiny_run import (
     tiny_config,
     tiny_rows,
     tiny_source,
+    tiny_step_flops,
     tiny_train,
 )
 
@@ -106,7 +107,7 @@ def test_micro_batches_do_not_matter_in_float64(tmp_path):
 def test_metrics_are_sums_over_targets(tmp_path):
     """Loss by context and kind equals a brute-force sum over the rows of the first step."""
     tiny_train(tmp_path, config=tiny_config(num_steps=1, warmup_steps=0, log_every=1))
-    line = next(read_lines(tmp_path / "metrics.jsonl"))
+    line = read_jsonl(tmp_path / "metrics.jsonl")[0]
     batch, model = tiny_rows(0, 4), TinyModel()
     logits = model(batch.inputs) @ model.head_weight.T
     loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none").detach()
@@ -121,7 +122,7 @@ def test_metrics_are_sums_over_targets(tmp_path):
             member = target & (ids.flatten() == i)
             assert line[key][name]["targets"] == member.sum()
             assert line[key][name]["loss"] == pytest.approx(float(loss[member].mean()), rel=1e-6)
-    assert line["flops"]["student"] == 3 * model.flops_per_token(12) * 48
+    assert line["flops"]["student"] == 3 * tiny_step_flops(model)
     assert line["flops"]["total"] == line["flops"]["student"]
 
 
@@ -138,7 +139,7 @@ def test_bad_rows_are_rolled_back_and_passed_over(tmp_path):
     # rows 16 to 23 are learned from again, 24 to 31 are not
     assert seen[32:48] == [*range(16, 24), *range(32, 40)]
     # 12 good steps, and the 4 that were begun and thrown away stay on the bill
-    per_step = 3 * TinyModel().flops_per_token(12) * 48
+    per_step = 3 * tiny_step_flops(TinyModel())
     assert result.compute_cost.flops["student"] == (12 + 4) * per_step
     steps = [line["step"] for line in timeless(tmp_path / "run")]
     assert steps == sorted(set(steps))
@@ -228,7 +229,7 @@ def test_switch_is_hard(tmp_path):
     tiny_train(tmp_path / "alone")
     assert final_bytes(tmp_path / "alone") == final_bytes(tmp_path / "salt")
     # four steps of the teacher's forward pass, and not one more
-    assert result.compute_cost.flops["teacher_forward"] == 4 * 48 * TinyModel(width=8).flops_per_token(12)
+    assert result.compute_cost.flops["teacher_forward"] == 4 * tiny_step_flops(TinyModel(width=8))
     assert {line["distill_weight"] for line in timeless(tmp_path / "salt")} == {0.7, 0.0}
 
 

@@ -1,6 +1,6 @@
 """A tiny model on made-up rows, for tests of the loop; run as a script it trains once and can be killed.
 
-The stand-in has what the loop asks of a model (forward, head_weight, flops_per_token, blocks) and nothing else, so a
+The stand-in has what the loop asks of a model (forward, head_weight, config, blocks) and nothing else, so a
 step takes about a millisecond. Row g is a pure function of g. A token with id POISON makes the loss NaN.
 """
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from brine.data.batch import Batch
+from brine.model.config import ModelConfig
+from brine.salt.cost import batch_flops
 from tests.batches import batch_of
 
 VOCAB, WIDTH, ROW = 32, 16, 12
@@ -29,6 +31,7 @@ class TinyModel(nn.Module):
     def __init__(self, seed: int = 0, width: int = WIDTH):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
+        self.config = ModelConfig(vocab_size=VOCAB, dim=width, num_layers=2, window=None)
         self.tokens = nn.Embedding(VOCAB, width)
         self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.norm = nn.LayerNorm(width)
@@ -41,9 +44,6 @@ class TinyModel(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         return self.head.weight
-
-    def flops_per_token(self, seq_len: int) -> float:
-        return 2.0 * sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
 
     attention_backend = "auto"
 
@@ -77,6 +77,11 @@ def tiny_rows(first: int, count: int, poisoned: tuple[int, ...] = ()) -> Batch:
         torch.tensor(tokens), torch.tensor(labels), kind=torch.tensor(kinds, dtype=torch.int16),
         modality_context=torch.tensor(contexts, dtype=torch.uint8),
     )  # fmt: skip
+
+
+def tiny_step_flops(model: TinyModel) -> int:
+    """FLOPs of the forward pass of a step of `tiny_config`."""
+    return batch_flops(model, tiny_rows(0, 4).inputs)
 
 
 def tiny_source(config, *, rank=0, world_size=1, num_sequences=4096, poisoned=(), seen=None):

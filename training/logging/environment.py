@@ -10,9 +10,10 @@ from typing import Any
 import brine
 from brine.common.files import read_json, write_json
 from brine.common.plugins import installed_version
+from brine.common.processes import usable_cores
 from brine.training.logging.device_specs import datasheet_peak
 from brine.training.parallel.distributed import World
-from brine.training.runtime import Runtime, peak_resident_gib, usable_cores
+from brine.training.runtime import Runtime, peak_resident_gib
 
 PACKAGES = ("torch", "numpy", "tokenizers", "torchaudio", "pillow", "soundfile", "av")
 

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 
 from benchmarks.gpu.stage import ROOT, StageContext, SuiteItem, run_command
-from brine.training.runtime import usable_cores
+from brine.common.processes import usable_cores
 
 MOST_PROCESSES = 10
 GROUPS = {

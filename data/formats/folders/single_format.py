@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from brine.data.document import DocumentError, Text
-from brine.data.files.compressed import compressed_hint
+from brine.data.files.compressed import compressed_hint, head_of
 from brine.data.files.extensions import VIDEO_OR_CODE, conversion_hint, media_type_in
 from brine.data.files.pointers import dvc_target, pointer_of
 from brine.data.formats import detect
@@ -198,13 +198,13 @@ class _FolderCounts:
 
     def _are_named(self) -> bool:
         texts = [name for name in self._ending_in((*_TEXTS, *PAGES)) if not is_dataset_metadata_file(name)]
-        said = "".join(detect.head_of(self.root / name).decode("utf-8", "replace") for name in texts[:_MAX_PAGES])
+        said = "".join(head_of(self.root / name).decode("utf-8", "replace") for name in texts[:_MAX_PAGES])
         found = sum(name in said or f"/{os.path.splitext(name)[0]}}}" in said for name in self.media_names)
         return bool(self.media_names) and 2 * found >= len(self.media_names)
 
     def _names_media(self, table: str, *, whole: bool) -> bool:
         """Whether the beginning of a table names one of the media; by less than its `whole` name only in cells."""
-        head = detect.head_of(self.root / table).decode("utf-8", "replace")
+        head = head_of(self.root / table).decode("utf-8", "replace")
         if whole or any(name in head for name in self.media_names):
             return any(name in head for name in self.media_names)
         cells = {os.path.basename(cell.strip()) for cell in _CELL.split(head)}
@@ -259,7 +259,7 @@ def _is_json(name: str) -> bool:
 
 
 def _opens_like_text(file: Path) -> bool:
-    head = detect.head_of(file, 4096)
+    head = head_of(file, 4096)
     if not head.strip() or b"\0" in head or pointer_of(head) or head.lstrip()[:1] in (b"{", b"["):
         return False
     # the last character may be cut

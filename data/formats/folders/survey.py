@@ -18,7 +18,7 @@ from pathlib import Path
 from brine.data.document import DocumentError
 from brine.data.files.addresses import tagged, untagged
 from brine.data.files.archive import tar_index
-from brine.data.files.compressed import plain_stem
+from brine.data.files.compressed import head_of, plain_stem
 from brine.data.files.extensions import extension_of
 from brine.data.files.resolve import stays_within
 from brine.data.formats import detect
@@ -108,7 +108,7 @@ def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
             num_arrays += bool(folder)
             # one object alone may be a caption, and is not compressed then; of many files below lines are looked for
             least, ends = (1, ()) if plain != name else (2, (b"}\n{", b"}\r\n{", b"}\r{") if folder else ())
-            may_be = not ends or any(end in detect.head_of(file, 2**20) for end in ends)
+            may_be = not ends or any(end in head_of(file, 2**20) for end in ends)
             found += [(folder, file)] if is_array(file) or (may_be and detect.is_lines(file, least=least)) else []
     below = {file for _, file in standing.values()}
     below |= {
@@ -122,7 +122,7 @@ def json_files(files: FolderFiles) -> tuple[list[Path], set[Path]]:
 def _no_part_of_a_program(files: FolderFiles, json: list[Path]) -> list[Path]:
     paths, num_code = [file.relative_to(files.root).as_posix() for file in json], len(files.code)
     attributes, card = (
-        detect.head_of(file) if file.is_file() and not file.is_symlink() else b""
+        head_of(file) if file.is_file() and not file.is_symlink() else b""
         for file in (files.root / ".gitattributes", files.root / "README.md")
     )
     if files.is_clone and (b"filter=lfs" in attributes or card.startswith(b"---\n")):

@@ -23,6 +23,7 @@ from pathlib import Path
 from brine.common.files import file_digest
 from brine.data.document import Document, media_paths
 from brine.data.files.addresses import split_address
+from brine.data.files.compressed import head_of
 from brine.data.files.extensions import conversion_hint, media_type_of, stem_of
 from brine.data.files.walk import is_visible, walk
 from brine.data.formats.source import NOTE_PREFIX, record_text_path
@@ -168,11 +169,7 @@ class _Media:
 
 def _lines(file: Path) -> Iterable[str]:
     """The distinct lines of a text that are not empty; none of a file that is not a text."""
-    try:
-        with open(file, "rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except OSError:
-        return []
+    data = head_of(file, _MAX_BYTES + 1)
     lines = [] if b"\0" in data or len(data) > _MAX_BYTES else data.decode("utf-8-sig", "replace").splitlines()
     return dict.fromkeys(filter(None, map(str.strip, lines)))
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from brine.data.files.compressed import head_of
 from brine.data.files.extensions import media_type_of
 from brine.data.files.text import foreign_encoding
 from brine.data.formats.notes.unread_files import is_dataset_metadata_file
@@ -174,11 +175,7 @@ def convert_classes(root: Path, paths: list[str]) -> list[Conversion]:
 
 
 def _head(file: Path) -> list[str]:
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError:
-        return []
+    head = head_of(file, _HEAD_BYTES)
     if b"\0" in head or foreign_encoding(head[:64]):
         return []
     return [line for line in head.decode("utf-8-sig", "replace").splitlines() if line.strip()][:_LINES]

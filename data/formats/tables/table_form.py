@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from brine.data.files.compressed import head_of
 from brine.data.files.extensions import SUPPORTED, media_type_of
 from brine.data.files.text import foreign_encoding
 from brine.data.files.walk import walk
@@ -54,10 +55,8 @@ class CsvForm:
 
 def sniff_csv(file: Path) -> CsvForm:
     """Encoding, delimiter, quotes and the first 50 rows of a table."""
-    try:
-        with open(file, "rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError:
+    head = head_of(file, _HEAD_BYTES)
+    if not head:
         return CsvForm("utf-8-sig", ",", True, [])
     encoding = foreign_encoding(head[:64]) or _encoding(file)
     lines = head.decode(encoding, "replace").replace("\0", "").lstrip("\ufeff").splitlines(keepends=True)

@@ -15,7 +15,6 @@ from brine.data.corpus.store import build_corpus
 from brine.data.document import MODALITIES
 from brine.data.packing.plan import PackingPlan
 from brine.data.tokenizer import MIN_VOCAB_SIZE, train_tokenizer
-from brine.evals.report.page import render_section
 from brine.evals.report.sections import record_section
 from brine.evals.run_files import build_summary
 from brine.pipeline import run as train
@@ -25,6 +24,7 @@ from brine.training.config import RuntimeConfig
 from brine.training.parallel.distributed import World
 from tests.data.encode_here import Here
 from tests.data.media_files import line, manifest, picture
+from tests.evals.section_html import section_html
 
 pytestmark = pytest.mark.slow
 
@@ -185,16 +185,14 @@ def test_training_tells_and_summary_and_report_keep_it(made, tmp_path, caplog):
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate/results.json").write_text('{"media_gain": {}, "cer": {}}')
     assert build_summary(tmp_path)["excluded"] == found and found["kinds"] == {"pic": 2}
-    page = render_section(record_section([], found | {"first": ["<b>"]}, {}, None, None))
+    page = section_html(record_section([], found | {"first": ["<b>"]}, {}, None, None))
     assert (
         "2 of 7 training documents" in page
         and "28.6\N{NO-BREAK SPACE}%" in page
         and "800 image tokens (a sequence has 60)" in page
     )
     assert "&lt;b&gt;" in page and "<b>" not in page
-    assert "Every training document fits" in render_section(
-        record_section([], found | {"documents": 0}, {}, None, None)
-    )
+    assert "Every training document fits" in section_html(record_section([], found | {"documents": 0}, {}, None, None))
 
 
 @pytest.mark.parametrize(
@@ -373,7 +371,7 @@ def test_what_fits_only_in_pieces_is_told(tmp_path, tokenizer, parts, row, num_s
     assert ("hold media or a question" in told) == bool(num_split_with_media) == bool(
         found.num_split_with_media
     ) and helps in told
-    page = render_section(record_section([], found.to_json(), {}, None, None))
+    page = section_html(record_section([], found.to_json(), {}, None, None))
     assert "Every training document fits a packed sequence.</p><p>1 fit only in chunks" in page
     # and what is told keeps it whole
     whole = find_excluded(corpus, seq_len=found.unsplit_needs["tokens"], media_budget={})

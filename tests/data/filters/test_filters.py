@@ -217,12 +217,10 @@ def test_threshold_keeps_what_salt_selection_keeps(numbers):
     document = np.sort(generator.choice(25, 20, replace=False))
     score = generator.integers(0, 6, 20).astype(np.float64)
     score[:3] = -np.inf
-    scores = DocumentScores(document, score, np.full(20, 9), np.full(20, 9))
+    scores = DocumentScores(document, score, np.full(20, 9), numbers.num_tokens[document])
     filter_log = FilterLog.open(numbers)
     for keep in (0.2, 0.5, 1.0):
-        chosen = scores.select_documents(
-            keep=keep, num_tokens=numbers.num_tokens[document], kind=numbers.kind[document]
-        )
+        chosen = scores.select_documents(keep=keep, kind=numbers.kind[document])
         values = scatter(numbers.num_documents, scores.document, scores.score)
         filter_log.add(ScoreThreshold("salt", values=values, keep_fraction=keep, by_tokens=True, per_kind=True))
         kept = filter_log.kept_mask()

@@ -194,13 +194,13 @@ def test_a_measured_row_goes_before_the_default_order(card):
     row = table.row_of(
         capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms={"flash": 3.0, "flex": 2.0}, source=source
     )
-    choose.write_measured_rows([row])
+    table.write_rows(choose.TABLE, [row])
     assert card.take() == "flex"
     assert "measured on Card, commit 0123456" in describe_backend_choices()[0]
     # it holds for what it names, and the others still come after it
     assert card.take(dim=128) == card.take("window") == card.take(dtype=torch.float16) == "flash"
     assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["flex", "flash", "gluon", "triton"]
-    choose.write_measured_rows([row | {"ms": {"triton": 1.0}}, row | {"kind": "window", "ms": {"flex": 1.0}}])
+    table.write_rows(choose.TABLE, [row | {"ms": {"triton": 1.0}}, row | {"kind": "window", "ms": {"flex": 1.0}}])
     assert len(table.read_rows(choose.TABLE)) == 2
     # what was not timed anew keeps its time
     assert choose.candidates((9, 0), torch.bfloat16, "causal", 64)[0] == ["gluon", "triton", "flex", "flash"]
@@ -216,7 +216,7 @@ def test_times_keep_their_source_as_rows_are_written_again(card):
     sources = [{"gpu": "Card", "commit": str(number)} for number in range(3)]
     times = {"flex": 3.0, "gluon": 2.0}, {"flex": 2.5, "flash": 1.0}, {"flash": 1.5}
     for source, ms in zip(sources, times, strict=True):
-        choose.write_measured_rows([table.row_of(**key, ms=ms, source=source)])
+        table.write_rows(choose.TABLE, [table.row_of(**key, ms=ms, source=source)])
     (row,) = table.read_rows(choose.TABLE)
     assert row["ms"] == {"gluon": 2.0, "flex": 2.5, "flash": 1.5}
     assert row["from"] == sources[2] | {"flex": sources[1], "gluon": sources[0]}
@@ -243,7 +243,7 @@ def test_the_time_of_a_package_is_no_word_on_another(card):
     source = {"gpu": "Card", "commit": "0123456", "command": "python -m benchmarks.card --stage attention"}
     times = {"flash/flash-attn-4": 2.0, "triton": 3.0, "flash/torch": 4.0}
     row = table.row_of(capability=(9, 0), dtype="bfloat16", kind="causal", dim=64, ms=times, source=source)
-    choose.write_measured_rows([row])
+    table.write_rows(choose.TABLE, [row])
     for package, order in {
         "flash-attn-4": ["flash", "gluon", "triton", "flex"],
         "torch": ["gluon", "triton", "flash", "flex"],

@@ -101,8 +101,9 @@ def test_a_measured_row_goes_before_the_default_order(card):
     card.install(triton=True, with_liger=True)
     source = {"gpu": "Card", "commit": "0123456"}
     times = {"liger": 2.0, "triton": 3.0}
-    choose.write_measured_rows(
-        [table.row_of(capability=(9, 0), dtype="bfloat16", kind="plain", dim=None, ms=times, source=source)]
+    table.write_rows(
+        choose.TABLE,
+        [table.row_of(capability=(9, 0), dtype="bfloat16", kind="plain", dim=None, ms=times, source=source)],
     )
     assert choose.backend_for(ASK, "auto") == "liger"
     assert choose.backend_for(LossRequest(CARD, torch.float16, "plain"), "auto") == "triton"
