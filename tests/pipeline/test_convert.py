@@ -58,8 +58,8 @@ def run(tmp_path) -> Path:
 def request():
     """The recipe that the run was made with."""
     words = REQUEST.split()
-    for arm in ("small", "large"):
-        for prefix, options in ((f"--{arm}.", ARM), (f"--{arm}.model.", MODEL)):
+    for model_name in ("small", "large"):
+        for prefix, options in ((f"--{model_name}.", ARM), (f"--{model_name}.model.", MODEL)):
             words += [word for i in range(0, len(options), 2) for word in (prefix + options[i], options[i + 1])]
     return parse(words).recipe
 
