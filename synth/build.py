@@ -20,7 +20,7 @@ from brine.common.formatting import progress_bar
 from brine.data.document import SPLITS
 from brine.data.files.source_files import SourceFile, read_source, source_hash
 from brine.synth.config import INSTALL, SynthConfig, SynthError
-from brine.synth.plan import CorpusPlan, plan_corpus
+from brine.synth.plan import SynthPlan, plan_corpus
 from brine.synth.render_pool import RenderPool
 from brine.synth.sources.features import cluster_near_duplicates, split_clusters
 
@@ -100,7 +100,7 @@ def _media_paths(document: dict) -> list[str]:
     return [part[part["type"]] for part in document["content"] if part["type"] != "text"]
 
 
-def _document_summary(files: list[SourceFile], splits: dict, plan: CorpusPlan, documents: list[dict]) -> dict:
+def _document_summary(files: list[SourceFile], splits: dict, plan: SynthPlan, documents: list[dict]) -> dict:
     made: dict = {}
     for document in documents:
         # the second field of an id is the kind as counted: long text documents are `package` there

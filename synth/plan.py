@@ -52,7 +52,7 @@ SAMPLES = {
 
 
 @dataclass
-class CorpusPlan:
+class SynthPlan:
     """Manifest entries in order, the spec of every media file, and how many documents were requested and planned."""
 
     documents: list[dict] = field(default_factory=list)
@@ -95,10 +95,10 @@ class CorpusPlan:
 def plan_corpus(
     config: SynthConfig, *, files: list[SourceFile], features: list[SourceFeatures], splits: dict[str, list[int]],
     code_metrics: list[CodeMetrics] | None = None,
-) -> CorpusPlan:  # fmt: skip
+) -> SynthPlan:  # fmt: skip
     """Every document of the three splits; counts that the source cannot fill are lowered. code_metrics: the files'
     numbers, for tables, charts and screens."""
-    plan, train_content, vocabulary = CorpusPlan(), TrainTextIndex(), []
+    plan, train_content, vocabulary = SynthPlan(), TrainTextIndex(), []
     for split in SPLITS:
         chosen = splits[split]
         split_features = [features[index] for index in chosen]
@@ -151,7 +151,7 @@ def _stream(
     return ((sample.parts, sample.file) for sample in SAMPLES[kind](sampler, level, rng))
 
 
-def _add_train_content(content: TrainTextIndex, sampler: SplitSampler, plan: CorpusPlan) -> None:
+def _add_train_content(content: TrainTextIndex, sampler: SplitSampler, plan: SynthPlan) -> None:
     for item in sampler.files:
         content.add_text(item.text)
     for item, features, numbers in zip(sampler.files, sampler.features, sampler.code_metrics, strict=False):

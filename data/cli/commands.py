@@ -14,8 +14,8 @@ from brine.data.cli.options import (
     BuildRequest,
     CheckRequest,
     ConvertRequest,
+    DataPlanRequest,
     FilterRequest,
-    PackRequest,
     ShowRequest,
     SourceOptions,
 )
@@ -156,7 +156,7 @@ def filter(request: FilterRequest) -> int:
     return 0 if kept.any() else 1
 
 
-def plan(request: PackRequest) -> int:
+def plan(request: DataPlanRequest) -> int:
     """How the corpus in FOLDER is packed, filters applied; a plan file only with --out."""
     from brine.data.inspect.plan_report import plot_plan, report, summary
     from brine.data.packing.composition import count_chunk_tokens

@@ -122,7 +122,7 @@ class FilterRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackRequest(PackingOptions):
+class DataPlanRequest(PackingOptions):
     """Show how a corpus is packed into sequences. Nothing is written without --out."""
 
     folder: Folder
@@ -175,7 +175,7 @@ COMMANDS = {
     "check": CheckRequest,
     "build": BuildRequest,
     "filter": FilterRequest,
-    "plan": PackRequest,
+    "plan": DataPlanRequest,
     "show": ShowRequest,
     "convert": ConvertRequest,
 }

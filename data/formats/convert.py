@@ -8,11 +8,11 @@ from pathlib import Path
 
 from brine.data.files.walk import walk
 from brine.data.formats.notes.refusals import convert_coco, convert_documents, convert_wrapped, describe_coco
-from brine.data.formats.tables.conversion import Conversion, convert_table
+from brine.data.formats.tables.conversion import ManifestConversion, convert_table
 from brine.data.formats.tables.lists import convert_classes, convert_lists
 
 
-def conversions(path: Path, *, root: Path | None = None) -> list[Conversion]:
+def conversions(path: Path, *, root: Path | None = None) -> list[ManifestConversion]:
     """The manifests that can be written from a file or folder; media are in `root`. Raises ValueError for none."""
     if path.is_dir():
         root = path.resolve()

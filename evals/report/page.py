@@ -19,7 +19,7 @@ from brine.evals.needle.table import read_needle_results
 from brine.evals.report import sections
 from brine.evals.report.curves import curves_section
 from brine.evals.report.needles import needles_section
-from brine.evals.report.samples import MediaBudget, samples_section
+from brine.evals.report.samples import ReportMediaEmbedder, samples_section
 from brine.evals.report.tables import duration, percent
 from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, teacher_training_flops, write_page
 
@@ -56,7 +56,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
     compute_cost = summary.get("compute_cost") or {}
     stages = results.get("stages", STAGES)
     metrics = {stage: read_jsonl(run / stage / "metrics.jsonl") for stage in stages}
-    budget = MediaBudget(run, max_sample_mib=config.max_sample_mib, max_report_mib=config.max_report_mib)
+    budget = ReportMediaEmbedder(run, max_sample_mib=config.max_sample_mib, max_report_mib=config.max_report_mib)
     shown = [
         sections.gains_section(results),
         needles_section(read_needle_results(run / "needle" / "results.json")),

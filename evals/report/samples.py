@@ -22,7 +22,7 @@ _LONGEST_ALIGNED = 2000
 _TITLES = {"image": "Images, transcribed", "audio": "Audio, transcribed", "video": "Videos, transcribed"}
 
 
-class MediaBudget:
+class ReportMediaEmbedder:
     """Embeds media files as data URIs until a number of bytes is spent."""
 
     def __init__(self, run: Path, *, max_sample_mib: float, max_report_mib: float):
@@ -67,7 +67,7 @@ def highlight_differences(reference: str, hypothesis: str) -> tuple[list[tuple[s
     return left, right
 
 
-def _media(part: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
+def _media(part: dict[str, Any], budget: ReportMediaEmbedder) -> dict[str, Any]:
     found = budget.embed(part.get("file"))
     if found is None:
         modality = part.get("type")
@@ -79,7 +79,7 @@ def _media(part: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
     return {"tag": "img" if kind == "image" else kind, "uri": uri, "is_small": is_small}
 
 
-def _sample(sample: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
+def _sample(sample: dict[str, Any], budget: ReportMediaEmbedder) -> dict[str, Any]:
     reference, hypothesis = str(sample.get("reference", "")), str(sample.get("hypothesis", ""))
     left, right = highlight_differences(reference, hypothesis)
     edits, badge = sample.get("edits"), ""
@@ -92,7 +92,7 @@ def _sample(sample: dict[str, Any], budget: MediaBudget) -> dict[str, Any]:
     return {"media": media, "name": name, "badge": badge, "tone": tone, "reference": left, "hypothesis": right}
 
 
-def samples_section(transcripts: list[dict[str, Any]], budget: MediaBudget) -> dict[str, Any] | None:
+def samples_section(transcripts: list[dict[str, Any]], budget: ReportMediaEmbedder) -> dict[str, Any] | None:
     """All samples that have media, by modality, easy before hard; None without any."""
     shown = [sample for sample in transcripts if sample.get("media")]
     shown.sort(key=lambda sample: (sample.get("level") or 0, str(sample.get("kind"))))

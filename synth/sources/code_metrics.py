@@ -35,7 +35,7 @@ _CONSTANT = re.compile(r"^[^\n\"'#]*?\b([A-Z][A-Z0-9_]{2,})\b[ \t]*(?::[ \t]*\w+
 
 
 @dataclass(frozen=True)
-class Definition:
+class CodeDefinition:
     """A function or class: its name, the class around it ("" at the top), its first line (from 1), its numbers."""
 
     name: str
@@ -49,8 +49,8 @@ class CodeMetrics:
     """The numbers of one file. Functions, classes and constants are in reading order."""
 
     file: dict[str, int]
-    functions: tuple[Definition, ...]
-    classes: tuple[Definition, ...]
+    functions: tuple[CodeDefinition, ...]
+    classes: tuple[CodeDefinition, ...]
     constants: tuple[tuple[str, int], ...]
     words: dict[str, tuple[int, int, int]]
     """word -> the number of lines that have it, the first and the last of them; the file's first MAX_WORDS."""
@@ -136,7 +136,7 @@ def _count(tree: ast.Module) -> list[_NodeCounter]:
     return found
 
 
-def _definition(count: _NodeCounter) -> Definition:
+def _definition(count: _NodeCounter) -> CodeDefinition:
     node, kinds = count.node, count.kinds
     numbers = {"lines": node.end_lineno - node.lineno + 1}
     if isinstance(node, ast.ClassDef):
@@ -148,7 +148,7 @@ def _definition(count: _NodeCounter) -> Definition:
         numbers["arguments"] += (given.vararg is not None) + (given.kwarg is not None)
         numbers |= {column: kinds[column] for column in ("branches", "calls", "returns")}
         numbers["names"] = len(count.names)
-    return Definition(node.name, count.parent, node.lineno, numbers)
+    return CodeDefinition(node.name, count.parent, node.lineno, numbers)
 
 
 def _constants(holders: list[ast.Module | ast.ClassDef]) -> tuple[tuple[str, int], ...]:

@@ -11,7 +11,7 @@ from brine.data.corpus.excluded import ExclusionStats
 from brine.evals.config import EvalConfig
 from brine.evals.report.charts import IntervalPoint, Series, dot_chart, line_chart, short, ticks
 from brine.evals.report.page import render, write_report
-from brine.evals.report.samples import MediaBudget, highlight_differences
+from brine.evals.report.samples import ReportMediaEmbedder, highlight_differences
 
 HOSTILE = "</span><script>alert(1)</script><img src=x onerror=alert(1)> & \" ' \u202e"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -118,11 +118,11 @@ def test_only_files_of_the_run_are_carried(run):
     (run.parent / "secret.png").write_bytes(b"secret")
     (run / "evaluate" / "media" / "link.png").symlink_to(run.parent / "secret.png")
     (run / "evaluate" / "media" / "page.svg").write_text("<svg/>")
-    budget = MediaBudget(run, max_sample_mib=1, max_report_mib=1)
+    budget = ReportMediaEmbedder(run, max_sample_mib=1, max_report_mib=1)
     assert budget.embed("evaluate/media/1_0.png")[0] == "image/png"
     for name in ("../secret.png", "evaluate/media/link.png", "evaluate/media/page.svg", "evaluate/media", "a\0b", None):
         assert budget.embed(name) is None, name
-    spent = MediaBudget(run, max_sample_mib=1, max_report_mib=20 / 2**20)
+    spent = ReportMediaEmbedder(run, max_sample_mib=1, max_report_mib=20 / 2**20)
     assert spent.embed("evaluate/media/1_0.png") and not spent.embed("evaluate/media/1_0.png")
 
 

@@ -19,7 +19,7 @@ from brine.data.formats.lines.lines import is_array, is_spread, json_items
 from brine.data.formats.manifest import detect_record_format, needed
 from brine.data.formats.splits.names import split_words
 from brine.data.formats.splits.rules import manifest_name_for, split_first_stem
-from brine.data.formats.tables.conversion import Conversion, convert_command
+from brine.data.formats.tables.conversion import ManifestConversion, convert_command
 from brine.data.formats.tables.table_form import MediaFiles
 
 _HEAD_BYTES, _SCANNED_MIB = 2**16, 512
@@ -175,7 +175,7 @@ def _in_lists(file: Path, name: str) -> str:
     )
 
 
-def convert_wrapped(file: Path) -> Conversion:
+def convert_wrapped(file: Path) -> ManifestConversion:
     """The manifests of the lists of objects in one object: those of documents, or of all where none is of these."""
     with open_decompressed(file) as stream:
         whole = json.loads(stream.read().decode("utf-8-sig"))
@@ -185,10 +185,11 @@ def convert_wrapped(file: Path) -> Conversion:
     lists = {name: rows for name, rows in lists.items() if all(map(_is_document, rows[:10]))} or lists
     # a name in a file leads to no other folder
     names = {name: re.sub(r"[/\\\0]|^\.+", "_", name) for name in lists}
-    return Conversion(file.parent, {f"{names[name]}.jsonl": lambda rows=rows: rows for name, rows in lists.items()})
+    manifests = {f"{names[name]}.jsonl": lambda rows=rows: rows for name, rows in lists.items()}
+    return ManifestConversion(file.parent, manifests)
 
 
-def convert_documents(root: Path, paths: list[str]) -> Conversion:
+def convert_documents(root: Path, paths: list[str]) -> ManifestConversion:
     """The manifest of JSON files of one document each."""
 
     def rows() -> Iterator[dict]:
@@ -196,7 +197,7 @@ def convert_documents(root: Path, paths: list[str]) -> Conversion:
             found = json.loads((root / path).read_text(encoding="utf-8-sig"))
             yield from [found] if _is_document(found) else []
 
-    return Conversion(root, {"documents.jsonl": rows})
+    return ManifestConversion(root, {"documents.jsonl": rows})
 
 
 def describe_coco(file: Path, *, root: Path | None = None) -> str:
@@ -219,7 +220,7 @@ def describe_coco(file: Path, *, root: Path | None = None) -> str:
     )
 
 
-def convert_coco(file: Path, *, root: Path | None = None) -> Conversion:
+def convert_coco(file: Path, *, root: Path | None = None) -> ManifestConversion:
     """The manifest of the captions of a COCO file."""
     names = re.findall(r'"file_name"\s*:\s*"([^"\\]{1,900})"', _head(file))
     media = MediaFiles().find_column([[name] for name in names[:50]], file, root=root)
@@ -236,7 +237,7 @@ def convert_coco(file: Path, *, root: Path | None = None) -> Conversion:
                 yield {"file_name": paths[note["image_id"]], "text": note["caption"]}
 
     missing = "" if media.column is not None else " (its images were not found: give their folder in file_name)"
-    return Conversion(media.base, {out: rows}, missing)
+    return ManifestConversion(media.base, {out: rows}, missing)
 
 
 def _is_line(head: str) -> bool:

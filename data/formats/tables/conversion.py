@@ -39,7 +39,7 @@ _NO_FILE = "it has no header, and the cells of its paths name no file here: put 
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ManifestConversion:
     """Manifests that can be written into a folder: name -> a function that gives its rows."""
 
     base: Path
@@ -95,7 +95,7 @@ def convert_table(
     sole: bool = True,
     root: Path | None = None,
     files: MediaFiles | None = None,
-) -> Conversion:
+) -> ManifestConversion:
     """The manifest of a table; the parameters are those of `table_hint`."""
     form = sniff_csv(file)
     media = (files or MediaFiles()).find_column(form.rows, file, root=root)
@@ -117,7 +117,7 @@ def convert_table(
         # those of several folders are written into one, where their names must differ
         is_metadata = sole and not folder_of_split(file, media.base) if is_above else alone
         out = "metadata.jsonl" if is_metadata else manifest_name_for(file, media.base)
-    return Conversion(media.base, {out: rows}, note)
+    return ManifestConversion(media.base, {out: rows}, note)
 
 
 def _has_others(file: Path, base: Path) -> bool:

@@ -22,7 +22,7 @@ from brine.data.files.text import foreign_encoding
 from brine.data.formats.notes.unread_files import is_dataset_metadata_file
 from brine.data.formats.splits.names import split_words, words_of_name
 from brine.data.formats.splits.rules import PathSplits
-from brine.data.formats.tables.conversion import Conversion, convert_command, convert_table
+from brine.data.formats.tables.conversion import ManifestConversion, convert_command, convert_table
 from brine.data.formats.tables.table_form import DELIMITERS, MediaColumn, MediaFiles, delimiter_of
 from brine.data.formats.tables.text_column import NONE, text_column, text_content_of
 
@@ -53,7 +53,7 @@ def list_hint(root: Path, paths: list[str]) -> str:
     return f"{names}, {what}, which are not read: write manifests of them by {convert_command(root)}{note}"
 
 
-def convert_lists(root: Path, paths: list[str]) -> list[Conversion]:
+def convert_lists(root: Path, paths: list[str]) -> list[ManifestConversion]:
     """The manifests of the first text that names media and of its like; empty where there is none."""
     files, names = MediaFiles(), _names_of_media(paths)
     if (first_list := _first_list(root, paths, names, files)) is None:
@@ -131,7 +131,7 @@ def _without_splits(path: str) -> list[tuple[str, ...]]:
     return [tuple(word for word in step if not split_words(word)) for step in words]
 
 
-def _lines_conversion(root: Path, found: dict[str, MediaColumn]) -> Conversion:
+def _lines_conversion(root: Path, found: dict[str, MediaColumn]) -> ManifestConversion:
     named = PathSplits(found, files=True)
     splits = {path: named.declared(path) for path in found} if named.held_out else {}
     # where the media are in folders of these names too, one manifest is enough
@@ -153,7 +153,7 @@ def _lines_conversion(root: Path, found: dict[str, MediaColumn]) -> Conversion:
                         media = found[path].path_of(name)
                         yield {"file_name": os.path.join(below, media) if below != "." else media, "text": words}
 
-    return Conversion(base, {out: lambda paths=paths: rows(paths) for out, paths in lists.items()})
+    return ManifestConversion(base, {out: lambda paths=paths: rows(paths) for out, paths in lists.items()})
 
 
 def class_folders_hint(root: Path, paths: Iterable[str]) -> str:
@@ -167,11 +167,11 @@ def class_folders_hint(root: Path, paths: Iterable[str]) -> str:
     return f"; if the names of their folders ({shown}) are their captions, write a metadata.jsonl by {command}"
 
 
-def convert_classes(root: Path, paths: list[str]) -> list[Conversion]:
+def convert_classes(root: Path, paths: list[str]) -> list[ManifestConversion]:
     """The manifest of media whose folders name what they show; empty where they do not."""
     media = sorted(filter(media_type_of, paths))
     rows = [{"file_name": path, "text": os.path.basename(os.path.dirname(path))} for path in media]
-    return [Conversion(root, {"metadata.jsonl": lambda: rows})] if class_folders_hint(root, paths) else []
+    return [ManifestConversion(root, {"metadata.jsonl": lambda: rows})] if class_folders_hint(root, paths) else []
 
 
 def _head(file: Path) -> list[str]:
