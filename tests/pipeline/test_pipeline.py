@@ -174,7 +174,9 @@ def test_what_another_command_evaluated_stays_as_long_as_it_is_true(reference, s
     first, then = (json.loads((run / "summary.json").read_text()) for run in (reference, tmp_path / "demo"))
     assert {name for name in first if first[name] != then.get(name)} <= {"wall_s", "peak_rss_gib", "compute_info"}
     # what this recipe would not train is left out, and said to be
-    assert command.main([*asked, "--arms", "baseline", "--salt.distill-weight", "0.3"]) == 0
+    changed = ["--arms", "baseline", "--salt.distill-weight", "0.3", "--salt.selection"]
+    assert "salt.selection has no effect" not in caplog.text
+    assert command.main([*asked, *changed]) == 0 and "salt.selection has no effect" in caplog.text
     assert "large_salt: an earlier command trained it with other settings" in caplog.text
     assert set(json.loads(results.read_text())["models"]) == everything - {"large_salt"}
     assert (tmp_path / "demo" / "large_salt" / "done").exists()
