@@ -91,9 +91,7 @@ class Pipeline:
         salt = self.recipe.salt
         uses_selection = salt.selection and "salt" in self.recipe.arms
         if salt.selection and not (uses_selection and salt.num_kd_steps(self.recipe.large.num_steps)):
-            logger.warning(
-                "salt.selection has no effect: it chooses the data of stage 1 (salt.kd_steps) of the arm salt"
-            )
+            logger.warning("salt.selection has no effect: it chooses data of stage 1 (salt.kd_steps) of the arm salt")
         for name in model_stages_of(self.recipe):
             selected = train_stage.select(self) if uses_selection and name == "large_salt" else None
             train_stage.train_model(self, name, selected=selected)
