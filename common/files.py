@@ -146,6 +146,15 @@ def parse_object(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; other lines are skipped, a missing file gives none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return [value for value in map(parse_object, file) if value is not None]
+    except OSError:
+        return []
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder to the disk, where the system can open one."""
     try:

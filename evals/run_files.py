@@ -13,7 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from brine.common.files import finite, parse_object, read_json, write_text
+from brine.common.files import finite, read_json, write_text
+from brine.common.files import read_jsonl as read_jsonl
 from brine.common.renamed import current_file, rename, require_current_names
 from brine.data.document import MODALITIES
 from brine.evals.config import EvalConfig, EvalTargets
@@ -38,15 +39,6 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file, {} where there is none."""
     value = read_json(path)
     return value if isinstance(value, dict) else {}
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; other lines are skipped, a missing file gives none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    return [value for value in map(parse_object, lines) if value is not None]
 
 
 def read_results(run: Path) -> dict[str, Any]:

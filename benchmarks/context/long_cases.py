@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.context.long_prompt import mixture, open_prompt
-from brine.common.files import read_json, write_json
+from brine.common.files import read_json, read_jsonl, write_json
 from brine.data.sequence import EncodedDocument
 from brine.data.tokenizer import EOS_ID
 from brine.inference.decode import DynamicDecoder
@@ -45,7 +45,7 @@ from brine.recipes.demo import demo
 from brine.training.config import TrainConfig
 from brine.training.gradients import FlatGradients
 from brine.training.logging.environment import commit
-from brine.training.logging.metrics import append_line, read_lines
+from brine.training.logging.metrics import append_line
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.activations import checkpoint_blocks
 
@@ -164,7 +164,7 @@ class LongPrefill:
         self.lines: list[dict[str, Any]] = []
         if self.state.is_file():
             self.prefill.resume(self.state)
-            self.lines = [line for line in read_lines(self.progress) if line["read"] <= self.prefill.num_prefilled]
+            self.lines = [line for line in read_jsonl(self.progress) if line["read"] <= self.prefill.num_prefilled]
         # without the chunks that were read but not saved, which will be read again
         self.progress.parent.mkdir(parents=True, exist_ok=True)
         self.progress.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brine.common.files import read_jsonl
 from brine.convert import BACKUP, convert, main
 from brine.data.corpus.store import EncodedCorpus
 from brine.data.packing.plan import ARRAYS, PackingPlan
@@ -17,7 +18,6 @@ from brine.pipeline.recipe import MODEL_STAGES
 from brine.pipeline.stage_store import StageStore
 from brine.recipes.launch import parse
 from brine.training.checkpoint.checkpoint import CheckpointError, check, list_checkpoints
-from brine.training.logging.metrics import read_lines
 from brine.training.runtime import resolve_runtime
 
 REQUEST = """real --corpus.manifest documents --name run --arms salt baseline --salt.selection --corpus.vocab-size 300
@@ -105,10 +105,10 @@ def test_a_converted_run_has_nothing_to_do(run, capsys):
 
 def test_records_have_the_names_of_today(run):
     convert(run)
-    lines = [line for line in read_lines(run / "large_salt" / "metrics.jsonl") if "loss" in line]
+    lines = [line for line in read_jsonl(run / "large_salt" / "metrics.jsonl") if "loss" in line]
     assert lines[0]["sequence_index"] == 32 and "data_wait_fraction" in lines[0]["time"]
     assert lines[0]["modality_context"]["image"]["targets"] == 370
-    started, finished = list(read_lines(run / "large_salt" / "events.jsonl"))
+    started, finished = read_jsonl(run / "large_salt" / "events.jsonl")
     assert (started["event"], finished["event"], finished["sequence_index"]) == ("started", "finished", 32)
     assert started["runtime"]["activation_checkpointing"] == "none" and started["unix_time"] > 0
     model = json.loads((run / "large_salt" / "model" / "config.json").read_text())

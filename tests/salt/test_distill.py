@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from brine.common.files import read_jsonl
 from brine.data.batch import Batch
 from brine.kernels.attention import Spans
 from brine.model.config import ModelConfig
@@ -12,7 +13,6 @@ from brine.model.transformer import Transformer
 from brine.salt.cost import batch_flops
 from brine.salt.distill import Distillation
 from brine.training.config import TrainConfig
-from brine.training.logging.metrics import read_lines
 from brine.training.micro_batch import PackedSequenceSource
 from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
@@ -80,7 +80,7 @@ def test_small_model_teaches_a_large_one(tmp_path):
     teaching = Distillation(small, kd_steps=15, distill_weight=0.5, temperature=2.0)
     _, salt = run(tmp_path / "salt", distillation=teaching)
     _, baseline = run(tmp_path / "baseline")
-    lines = list(read_lines(tmp_path / "salt" / "metrics.jsonl"))
+    lines = read_jsonl(tmp_path / "salt" / "metrics.jsonl")
     assert [line["distill_weight"] for line in lines] == [0.5, 0.5, 0.5, 0.0, 0.0, 0.0]
     # in stage 2 what is trained on is the plain loss again
     assert lines[-1]["objective"] == pytest.approx(lines[-1]["loss"], rel=1e-6)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from brine.common.files import deciding
+from brine.common.files import deciding, read_jsonl
 from brine.common.formatting import Console, StatusLine, count, duration, progress_bar
 from brine.model.device import supports_bfloat16
 from brine.training import runtime as runtime_module
@@ -16,7 +16,7 @@ from brine.training.config import RuntimeConfig, TrainConfig, learning_rate
 from brine.training.gradients import FlatGradients
 from brine.training.logging.compute_cost import COST_CATEGORIES, CostAccounting
 from brine.training.logging.device_specs import MEASURED, PeakFlops
-from brine.training.logging.metrics import RunLog, TensorBoardSink, append_line, flat_numbers, read_lines, repair_lines
+from brine.training.logging.metrics import RunLog, TensorBoardSink, append_line, flat_numbers, repair_lines
 from brine.training.logging.progress import Throughput
 from brine.training.optimizer import Optimizer, parameter_groups
 from brine.training.parallel.distributed import World
@@ -142,9 +142,15 @@ def test_metrics_beyond_a_step_are_dropped_and_events_stay(tmp_path):
         record.event("passed", step=step)
     assert record.truncate(4) == 2
     assert record.truncate(4, validation=False) == 1
-    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [2, 2, 4]
-    assert next(iter(list(read_lines(tmp_path / "metrics.jsonl"))[1:]))["validation"] == {"loss": None}
-    assert len(list(read_lines(tmp_path / "events.jsonl"))) == 3
+    assert [line["step"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [2, 2, 4]
+    assert read_jsonl(tmp_path / "metrics.jsonl")[1]["validation"] == {"loss": None}
+    assert len(read_jsonl(tmp_path / "events.jsonl")) == 3
+
+
+def test_a_line_ends_where_a_line_of_json_ends(tmp_path):
+    """A transcript with U+2028, which str.splitlines takes for an end of line, was lost; half a line is passed over."""
+    (tmp_path / "lines.jsonl").write_text('{"text": "a\u2028b"}\n{"text": "ha', encoding="utf-8")
+    assert read_jsonl(tmp_path / "lines.jsonl") == [{"text": "a\u2028b"}]
 
 
 def test_half_a_line_is_repaired(tmp_path):

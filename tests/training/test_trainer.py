@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from brine.common.files import read_jsonl
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.salt.distill import Distillation
 from brine.training.checkpoint.checkpoint import list_checkpoints
 from brine.training.guard import TrainingDivergedError
-from brine.training.logging.metrics import read_lines
 from brine.training.micro_batch import MicroBatchStream
 from brine.training.runtime import Runtime
 from tests.training.tiny_run import (
@@ -107,7 +107,7 @@ def test_micro_batches_do_not_matter_in_float64(tmp_path):
 def test_metrics_are_sums_over_targets(tmp_path):
     """Loss by context and kind equals a brute-force sum over the rows of the first step."""
     tiny_train(tmp_path, config=tiny_config(num_steps=1, warmup_steps=0, log_every=1))
-    line = next(read_lines(tmp_path / "metrics.jsonl"))
+    line = read_jsonl(tmp_path / "metrics.jsonl")[0]
     batch, model = tiny_rows(0, 4), TinyModel()
     logits = model(batch.inputs) @ model.head_weight.T
     loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none").detach()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from brine.common.files import read_jsonl
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.data.batch import make_batch
 from brine.data.corpus.store import CorruptDocumentError, EncodedCorpus, build_corpus
@@ -18,7 +19,6 @@ from brine.salt.selection import score_documents
 from brine.training.config import TrainConfig
 from brine.training.guard import TrainingDivergedError
 from brine.training.logging.compute_cost import CostAccounting
-from brine.training.logging.metrics import read_lines
 from brine.training.micro_batch import PackedSequenceSource
 from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
@@ -77,7 +77,7 @@ def run(out, corpus, *, steps=8, num_workers=0, stop=None, **options):
 
 def test_loop_learns_from_real_rows(folder, tmp_path):
     run(tmp_path, EncodedCorpus.open(folder))
-    lines = list(read_lines(tmp_path / "metrics.jsonl"))
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [4, 8]
     assert lines[1]["loss"] < lines[0]["loss"]
     assert set(lines[0]["kind"]) == {"code", "page"} and set(lines[0]["modality_context"]) == {"none"}
@@ -130,7 +130,7 @@ def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tm
     monkeypatch.setattr(corpus, "sequence", broken)
     run(tmp_path, corpus)
     planned = {int(number) for number in rows_of(corpus).document if number % 4 == 0}
-    failed = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "document_load_failed"]
+    failed = [event for event in read_jsonl(tmp_path / "events.jsonl") if event["event"] == "document_load_failed"]
     assert planned and {event["document"] for event in failed} == planned
     assert "checksum" in failed[0]["reason"]
 

@@ -9,9 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
+from brine.common.files import read_jsonl
 from brine.training.checkpoint.checkpoint import Checkpoint, DamagedCheckpointError, check, list_checkpoints
 from brine.training.config import TrainConfig, learning_rate
-from brine.training.logging.metrics import append_event, read_lines
+from brine.training.logging.metrics import append_event
 
 COPIED = ("metrics.jsonl", "events.jsonl", "ledger.json")
 
@@ -67,7 +68,7 @@ def link_checkpoints(old: Path, fresh: Path, *, checkpoint: Checkpoint, num_step
 
 def was_extended(folder: Path) -> bool:
     """Whether a stage continues a shorter one."""
-    return any(line.get("event") == "extended" for line in read_lines(folder / "events.jsonl"))
+    return any(line.get("event") == "extended" for line in read_jsonl(folder / "events.jsonl"))
 
 
 def _link(source: str, target: str) -> None:

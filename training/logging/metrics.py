@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from brine.common.files import finite, parse_object, to_plain, write_text
+from brine.common.files import finite, parse_object, read_jsonl, to_plain, write_text
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
@@ -64,7 +64,7 @@ class RunLog:
         """
         if self.folder is None:
             return 0
-        lines = list(read_lines(self.folder / METRICS))
+        lines = read_jsonl(self.folder / METRICS)
         kept = [line for line in lines if (line["step"], "validation" in line and not validation) <= (step, False)]
         if len(kept) < len(lines):
             write_text(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
@@ -88,7 +88,8 @@ def repair_lines(path: Path) -> None:
     """Remove the lines of a JSON-lines file that are not whole."""
     if path.exists():
         text = path.read_text(encoding="utf-8", errors="replace")
-        whole = "".join(line for line in text.splitlines(keepends=True) if _parse(line) is not None)
+        lines = text.splitlines(keepends=True)
+        whole = "".join(line for line in lines if line.endswith("\n") and parse_object(line) is not None)
         if whole != text:
             write_text(path, whole)
 
@@ -102,13 +103,6 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 def append_event(folder: Path, event: str, **details: Any) -> None:
     """Append one event to `folder`/events.jsonl with the wall-clock time (seconds since 1970); any rank may."""
     append_line(Path(folder) / EVENTS, {"event": event, **details, "unix_time": round(time.time(), 3)})
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file, in order; a last line that is not whole is left out."""
-    if Path(path).exists():
-        with open(path, encoding="utf-8") as file:
-            yield from (line for line in map(_parse, file) if line is not None)
 
 
 def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
@@ -173,8 +167,3 @@ def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[st
             yield from flat_numbers(value, prefix=f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
             yield prefix + key, float(value)
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    """The object of a whole line; None for one that was cut short."""
-    return parse_object(line) if line.endswith("\n") else None

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from brine.common.files import read_jsonl
 from brine.pipeline import run as train
 from brine.pipeline.recipe import Recipe
 from brine.pipeline.stage_store import StageStore
 from brine.training.checkpoint.extend import checkpoint_to_extend, link_checkpoints
-from brine.training.logging.metrics import RunLog, TensorBoardSink, flat_numbers, make_sinks, read_lines
+from brine.training.logging.metrics import RunLog, TensorBoardSink, flat_numbers, make_sinks
 from tests.training.tiny_run import tiny_config, tiny_train
 
 
@@ -93,7 +94,7 @@ def by_tag(points):
 def recorded(folder):
     """What the metrics say, in the same form; a clock's numbers included."""
     return by_tag(
-        (line["step"], tag, value) for line in read_lines(folder / "metrics.jsonl") for tag, value in flat_numbers(line)
+        (line["step"], tag, value) for line in read_jsonl(folder / "metrics.jsonl") for tag, value in flat_numbers(line)
     )
 
 
