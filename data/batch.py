@@ -124,7 +124,7 @@ def make_batch(corpus, plan, indices: Iterable[int], *, transform: Transform | N
     """
     indices = [int(index) if index < len(plan) else -1 for index in indices]
     chunk_lists = [plan.chunks(index) if index >= 0 else [] for index in indices]
-    found = corpus.sequences(dict.fromkeys(chunk[0] for chunks in chunk_lists for chunk in chunks))
+    found = corpus.encoded_documents(dict.fromkeys(chunk[0] for chunks in chunk_lists for chunk in chunks))
     packed_sequences, failures = [], {}
     for index, chunks in zip(indices, chunk_lists, strict=True):
         packed_sequence = []

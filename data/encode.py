@@ -43,7 +43,7 @@ def assemble(document: Document, media: Items[Decoded], tokenizer: Tokenizer, co
             builder.add_media(modality_of(part), next(decoded))
     last = document.parts[-1]
     builder.text([EOS_ID], isinstance(last, Text) and last.loss_mask)
-    return builder.sequence()
+    return builder.build()
 
 
 def assemble_chunks(
@@ -56,7 +56,7 @@ def assemble_chunks(
             builder.text(run, False)
         else:
             builder.add_media(*run)
-    return builder.sequence()
+    return builder.build()
 
 
 class _DocumentBuilder:
@@ -135,7 +135,7 @@ class _DocumentBuilder:
         # positions after the video are whole numbers again
         return float(np.ceil(max_position))
 
-    def sequence(self) -> EncodedDocument:
+    def build(self) -> EncodedDocument:
         shapes = {name: (0, self.config.dims[name]) for name in MODALITIES} | {"position": (0, 3)}
         fields = {
             name: np.concatenate([np.zeros(shapes.get(name, 0), dtype), *self.runs[name]])

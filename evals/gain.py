@@ -39,7 +39,7 @@ def choose_mismatched(corpus: Any, documents: np.ndarray, modality: str, *, seed
     documents = np.asarray(documents, np.int64)
     num_patches, targets = np.zeros(len(documents), np.int64), []
     for index, document in enumerate(documents):
-        sequence = corpus.sequence(int(document))
+        sequence = corpus.encoded_document(int(document))
         num_patches[index] = len(getattr(sequence, modality))
         targets.append(sequence.token_ids[sequence.loss_mask].tobytes())
     kind, level = np.asarray(corpus.kind)[documents], np.asarray(corpus.level)[documents]
@@ -61,7 +61,7 @@ def mismatched_media(corpus: Any, mismatched: np.ndarray, modality: str) -> Tran
         if mismatched[doc_index] < 0:
             return sequence
         matched = getattr(sequence, modality)
-        theirs = getattr(corpus.sequence(int(mismatched[doc_index])), modality)[: len(matched)]
+        theirs = getattr(corpus.encoded_document(int(mismatched[doc_index])), modality)[: len(matched)]
         patches = np.full_like(matched, SILENCE if modality == "audio" else GREY)
         patches[: len(theirs)] = theirs
         return dataclasses.replace(sequence, **{modality: patches})

@@ -195,7 +195,7 @@ def measure_losses(
     documents = np.asarray(documents, np.int64)
 
     def load_sequence(doc_index: int) -> EncodedDocument:
-        sequence = corpus.sequence(int(documents[doc_index]))
+        sequence = corpus.encoded_document(int(documents[doc_index]))
         return transform(doc_index, sequence) if transform is not None else sequence
 
     count = len(documents)

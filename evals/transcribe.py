@@ -79,8 +79,8 @@ def transcribe(
     """Transcribe those documents that have a task, in the order given; prompts of similar length are decoded together,
     `decode_batch_size` at a time."""
     found = {
-        int(document): transcription_task_of(corpus.sequence(int(document)), max_new_tokens=config.max_new_tokens)
-        for document in documents
+        number: transcription_task_of(corpus.encoded_document(number), max_new_tokens=config.max_new_tokens)
+        for number in map(int, documents)
     }
     tasks = {document: task for document, task in found.items() if task is not None}
     order = sorted(tasks, key=lambda document: (len(tasks[document].reference), len(tasks[document].prompt), document))

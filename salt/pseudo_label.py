@@ -176,7 +176,7 @@ def _label(
 ) -> tuple[list[PseudoLabel], int]:
     """Answers to a window of prompts in order, and their FLOPs. `prefix` is put before media paths."""
     # the end token that closes an encoded document is for the model to generate
-    prompts = [entry.sequence.slice(0, len(entry.sequence) - 1) for entry in window if entry.sequence is not None]
+    prompts = [entry.encoded.slice(0, len(entry.encoded) - 1) for entry in window if entry.encoded is not None]
     vocab_size = loaded.tokenizer.vocab_size
     ids = generate_batch(loaded.model, prompts, config.max_tokens, batch_size=config.batch_size, vocab_size=vocab_size)
     # the end token counts, unless the answer was cut

@@ -58,7 +58,7 @@ def shuffled(corpus: EncodedCorpus) -> Iterator[EncodedDocument]:
     generator = np.random.Generator(np.random.PCG64(SEED))
     while True:
         for number in generator.permutation(len(corpus)):
-            sequence = corpus.sequence(int(number))
+            sequence = corpus.encoded_document(int(number))
             yield sequence.slice(0, len(sequence) - int(sequence.token_ids[-1] == EOS_ID))
 
 

@@ -90,7 +90,7 @@ class ShardWriter:
         if quarantined is not None:
             self.quarantine.append(quarantined.to_json())
         else:
-            document, sequence = result.document, result.sequence
+            document, sequence = result.document, result.encoded
             kinds, sources = self.names.values()
             self.lines.append(json.dumps(document.to_json(), ensure_ascii=False).encode() + b"\n")
             numbers = {

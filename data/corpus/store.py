@@ -198,7 +198,7 @@ def _fingerprint_of(folder: Path) -> str:
 
 
 class EncodedCorpus:
-    """A folder written by `build_corpus`. Arrays stay on disk; `sequence(i)` reads one document, checked by crc32.
+    """A folder written by `build_corpus`. Arrays stay on disk; `encoded_document(i)` reads one, checked by crc32.
 
     Public arrays, one number per document (n of them): kind (int16 into kinds), level, split (int8 into SPLITS), source
     (int32 into sources), num_tokens (int64), num_media[modality] (int64).
@@ -310,7 +310,7 @@ class EncodedCorpus:
         empty = {name: np.zeros((0, self.config.dims[name]), FIELDS[name]) for name in MODALITIES}
         return EncodedDocument(**fields, **empty)
 
-    def sequence(self, number: int) -> EncodedDocument:
+    def encoded_document(self, number: int) -> EncodedDocument:
         """One document. Raises CorruptDocumentError when the cache is damaged."""
         if not self.meta["identity"]["keep_media"]:
             raise CorpusError(f"corpus {self.folder} was built without media: open it with DecodingCorpus")
@@ -321,12 +321,12 @@ class EncodedCorpus:
         self._check(number, sequence.crc32())
         return sequence
 
-    def sequences(self, numbers: Iterable[int]) -> dict[int, EncodedDocument | CorruptDocumentError]:
+    def encoded_documents(self, numbers: Iterable[int]) -> dict[int, EncodedDocument | CorruptDocumentError]:
         """Several documents at once; a failure stands in for its document instead of being raised."""
         found: dict[int, EncodedDocument | CorruptDocumentError] = {}
         for number in numbers:
             try:
-                found[number] = self.sequence(number)
+                found[number] = self.encoded_document(number)
             except CorruptDocumentError as error:
                 found[number] = error
         return found
@@ -355,14 +355,14 @@ class DecodingCorpus(EncodedCorpus):
     def __reduce__(self):
         return functools.partial(DecodingCorpus, num_servers=self.num_servers), (str(self.folder),)
 
-    def sequence(self, number: int) -> EncodedDocument:
+    def encoded_document(self, number: int) -> EncodedDocument:
         """One document, decoded now. Raises CorruptDocumentError when that fails or differs from the index."""
-        found = self.sequences([number])[number]
+        found = self.encoded_documents([number])[number]
         if isinstance(found, CorruptDocumentError):
             raise found
         return found
 
-    def sequences(self, numbers: Iterable[int]) -> dict[int, EncodedDocument | CorruptDocumentError]:
+    def encoded_documents(self, numbers: Iterable[int]) -> dict[int, EncodedDocument | CorruptDocumentError]:
         """Several documents, decoded in one go."""
         numbers = list(dict.fromkeys(numbers))
         if self._pool is None:
@@ -371,10 +371,10 @@ class DecodingCorpus(EncodedCorpus):
         found: dict[int, EncodedDocument | CorruptDocumentError] = {}
         for number, result in zip(numbers, self._pool.encode(map(self.document, numbers)), strict=True):
             try:
-                if result.sequence is None:
+                if result.encoded is None:
                     raise CorruptDocumentError(f"document {number}: {result.quarantined.reason}")
                 self._check(number, result.crc32)
-                found[number] = result.sequence
+                found[number] = result.encoded
             except CorruptDocumentError as error:
                 found[number] = error
         return found

@@ -127,7 +127,7 @@ def _describe(corpus: EncodedCorpus, number: int) -> str:
 def _content_hashes(corpus: EncodedCorpus, numbers: list[int]) -> list[tuple[bytes, str]]:
     """(SHA-256, "") of each document, or (b"", reason)."""
     with_media = [n for n in numbers if any(corpus.num_media[name][n] for name in MODALITIES)]
-    sequences = corpus.sequences(with_media) if with_media else {}
+    sequences = corpus.encoded_documents(with_media) if with_media else {}
     found = []
     for number in numbers:
         sequence = sequences[number] if number in sequences else corpus.tokens(number)

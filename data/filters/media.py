@@ -106,7 +106,7 @@ def _measure_documents(
 ) -> list[list[tuple[str, dict[str, float]]] | str]:
     """Modality and measures of all media of each document, or why it cannot be read."""
     found = []
-    for number, sequence in corpus.sequences(numbers).items():
+    for number, sequence in corpus.encoded_documents(numbers).items():
         if isinstance(sequence, CorruptDocumentError):
             found.append(f"document {number} cannot be read: {sequence}")
             continue

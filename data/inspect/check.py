@@ -132,7 +132,7 @@ def check_source(
             for result in pool.encode(itertools.islice(items, limit)):
                 reject = result if isinstance(result, Quarantined) else result.quarantined
                 if reject is None:
-                    sequence = result.sequence
+                    sequence = result.encoded
                     media = {name: len(getattr(sequence, name)) for name in MODALITIES}
                     found.stats.add(result.document, media, len(sequence))
                     if excluded is not None and result.document.split == "train":

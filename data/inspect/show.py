@@ -58,7 +58,7 @@ def view_corpus(folder: str | Path, name: str) -> DocumentView:
     if not corpus.meta["identity"]["keep_media"]:
         corpus = DecodingCorpus(folder)
     try:
-        return DocumentView(document, corpus.sequence(number), corpus.tokenizer, corpus.config, origin)
+        return DocumentView(document, corpus.encoded_document(number), corpus.tokenizer, corpus.config, origin)
     except CorruptDocumentError as error:
         raise ValueError(str(error)) from None
     finally:
@@ -70,9 +70,9 @@ def view_source(source, name: str, *, tokenizer: Tokenizer, config: EncodeConfig
     number, document = _find(source, name)
     with DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=1, batch_documents=1) as pool:
         result = next(pool.encode([document]))
-    if result.sequence is None:
+    if result.encoded is None:
         raise ValueError(f"document {document.id!r} cannot be used: {result.quarantined.reason}")
-    return DocumentView(document, result.sequence, tokenizer, config, f"{source.format}, document {number:,}")
+    return DocumentView(document, result.encoded, tokenizer, config, f"{source.format}, document {number:,}")
 
 
 def _find(source, name: str) -> tuple[int, Document]:

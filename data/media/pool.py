@@ -39,10 +39,10 @@ STARTUP_TIMEOUT_S = 180.0
 
 
 class EncodeResult(NamedTuple):
-    """A document with its sequence and checksum, or with the reason why it has none."""
+    """A document with its encoded form and checksum, or with the reason why it has none."""
 
     document: Document
-    sequence: EncodedDocument | None
+    encoded: EncodedDocument | None
     crc32: int
     quarantined: Quarantined | None
 

@@ -149,13 +149,13 @@ def _judge(case: Mutant, result, whole: dict, report: Report) -> None:
 def _wrong(case: Mutant, result, whole) -> Iterator[str]:
     """What an accepted result must not be."""
     # a whole seed that was refused is a problem of its own
-    if whole.sequence is None:
+    if whole.encoded is None:
         return
     same = result.crc32 == whole.crc32
     if case.operation == "cut" and not same:
         if case.seed_name not in MAY_HIDE_A_CUT:
             yield "was cut and lost something, yet accepted as whole"
-        elif len(result.sequence) > len(whole.sequence):
+        elif len(result.encoded) > len(whole.encoded):
             yield "was cut and grew"
     if case.operation == "rename" and not same:
         yield "gives another result under another name"

@@ -227,7 +227,7 @@ def test_targets(tmp_path, tokenizer):
 
 def test_blanked(corpus):
     film_at = next(i for i in range(len(corpus)) if corpus.num_media["video"][i] and corpus.num_media["audio"][i])
-    own = corpus.sequence(film_at)
+    own = corpus.encoded_document(film_at)
     silent = own.with_blank_media({"video"})
     assert (silent.video == 128).all() and silent.video.shape == own.video.shape
     assert (silent.audio == own.audio).all() and (silent.token_ids == own.token_ids).all()
@@ -238,7 +238,7 @@ def test_blanked(corpus):
 
 def test_slice_and_cuts(corpus):
     for number in range(len(corpus)):
-        own = corpus.sequence(number)
+        own = corpus.encoded_document(number)
         split_points = own.split_points()
         assert split_points[0] == 0 and split_points[-1] == len(own)
         for start, stop in pairwise(split_points[:: max(1, len(split_points) // 7)]):

@@ -64,7 +64,7 @@ def test_batch_holds_what_the_plan_says(corpus, plan):
         for row in range(3):
             column = 0
             for document, start, stop, blank in plan.chunks(first + row):
-                sequence = corpus.sequence(document).slice(start, stop)
+                sequence = corpus.encoded_document(document).slice(start, stop)
                 sequence = sequence.with_blank_media() if blank else sequence
                 place = (row, slice(column, column + stop - start))
                 assert (batch.inputs.token_ids[place].numpy() == sequence.token_ids).all()

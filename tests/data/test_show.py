@@ -87,7 +87,7 @@ def test_mask_is_that_of_the_kernels(corpus):
     torch = pytest.importorskip("torch")
     from brine.kernels.attention.spans import Spans
 
-    sequence = corpus.sequence(corpus.ids.index("page"))
+    sequence = corpus.encoded_document(corpus.ids.index("page"))
     lo, hi = spans_of(sequence)
     spans = Spans.packed(torch.zeros(1, len(sequence), dtype=torch.int64), block=torch.tensor(sequence.block)[None])
     assert np.array_equal(lo, spans.lo[0].numpy()) and np.array_equal(hi, spans.hi[0].numpy())
@@ -129,7 +129,7 @@ def test_words_of_tokens_keep_broken_and_spread_characters(corpus):
     tokenizer = byte_tokenizer()
     ids = [*tokenizer.encode("aé"), *tokenizer.encode("€")[:2], *tokenizer.encode("b")]
     count = len(ids)
-    base = corpus.sequence(0).slice(0, 0)
+    base = corpus.encoded_document(0).slice(0, 0)
     fields = {name: getattr(base, name) for name in MODALITIES}
     sequence = EncodedDocument(
         np.array(ids, np.int32),

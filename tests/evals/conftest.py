@@ -45,7 +45,7 @@ class MemoryCorpus:
         self.split = np.array([SPLITS.index(document.split) for document in documents], np.int8)
         self.num_tokens = np.array([len(sequence) for sequence in sequences], np.int64)
 
-    def sequence(self, number):
+    def encoded_document(self, number):
         return self.sequences[number]
 
     def document(self, number):

@@ -49,7 +49,7 @@ def test_every_target_is_measured_once_with_its_context(make_corpus, measured):
     corpus = make_corpus([("screenshot", 5, {}), ("text", 3, {"text": "plain words, no medium"}), ("narration", 4, {})])
     losses = measured(corpus)
     for number in range(corpus.num_documents):
-        sequence = corpus.sequence(number)
+        sequence = corpus.encoded_document(number)
         targets = sequence.loss_mask[1:]
         expected = np.bincount(sequence.modality_context[1:][targets], minlength=len(MODALITY_CONTEXTS))
         np.testing.assert_array_equal(losses.tokens[number], expected)
@@ -80,7 +80,7 @@ def test_a_long_document_is_not_read_for_every_chunk(make_corpus):
 
     def load_sequence(number):
         reads.append(number)
-        return corpus.sequence(number)
+        return corpus.encoded_document(number)
 
     batches = list(packed_batches(load_sequence, corpus.num_tokens, seq_len=64, batch_size=2))
     assert len(batches) > 40
@@ -97,7 +97,7 @@ def test_packing_changes_no_loss(make_corpus, measured):
 
 def test_rows_are_full_and_of_one_shape(make_corpus):
     corpus = make_corpus([("screenshot", 40, {})])
-    rows = list(packed_batches(corpus.sequence, corpus.num_tokens, seq_len=64, batch_size=4))
+    rows = list(packed_batches(corpus.encoded_document, corpus.num_tokens, seq_len=64, batch_size=4))
     assert {tuple(batch.inputs.token_ids.shape) for batch in rows} == {(4, 64)}
     assert sum(int((batch.document >= 0).sum()) for batch in rows) == corpus.num_tokens.sum()
     used = sum(int((batch.document >= 0).any(dim=1).sum()) for batch in rows)
@@ -152,7 +152,7 @@ def test_gains_over_levels_weigh_them_as_the_training_mix(make_corpus, measured)
 
 
 def test_blanking_a_video_keeps_its_sound(make_corpus):
-    sequence = make_corpus([("recording", 1, {"sound": True})]).sequence(0)
+    sequence = make_corpus([("recording", 1, {"sound": True})]).encoded_document(0)
     altered = blank_media("video")(0, sequence)
     assert (altered.video == 128).all() and (altered.audio == sequence.audio).all() and len(sequence.audio)
 
@@ -209,12 +209,12 @@ def test_validator_gives_plain_json_in_a_fixed_order(make_corpus, known_model, t
 
 def test_a_task_is_what_follows_one_medium(make_corpus, tokenizer):
     corpus = make_corpus([("screenshot", 1, {"text": "abc"}), ("recording", 1, {"sound": True}), ("text", 1, {})])
-    task = transcription_task_of(corpus.sequence(0), max_new_tokens=10)
+    task = transcription_task_of(corpus.encoded_document(0), max_new_tokens=10)
     assert tokenizer.decode(task.reference) == "abc" and task.modality == "image"
-    assert len(task.prompt) == len(corpus.sequence(0)) - 4 and len(task.prompt.image) == 3
-    assert len(transcription_task_of(corpus.sequence(0), max_new_tokens=2).reference) == 2
-    assert transcription_task_of(corpus.sequence(1), max_new_tokens=10).modality == "video"
-    assert transcription_task_of(corpus.sequence(2), max_new_tokens=10) is None
+    assert len(task.prompt) == len(corpus.encoded_document(0)) - 4 and len(task.prompt.image) == 3
+    assert len(transcription_task_of(corpus.encoded_document(0), max_new_tokens=2).reference) == 2
+    assert transcription_task_of(corpus.encoded_document(1), max_new_tokens=10).modality == "video"
+    assert transcription_task_of(corpus.encoded_document(2), max_new_tokens=10) is None
 
 
 def test_the_loss_is_computed_as_the_runtime_asked(make_corpus, known_model, tokenizer, monkeypatch):

@@ -73,7 +73,7 @@ class MemoryCorpus:
     def __len__(self) -> int:
         return self.num_documents
 
-    def sequence(self, number: int) -> EncodedDocument:
+    def encoded_document(self, number: int) -> EncodedDocument:
         """A document's tokens and patches."""
         return self.sequences[number]
 
@@ -101,7 +101,7 @@ class MemoryPlan:
         """The rows as tensors."""
         lines = [
             [
-                (one, stop - start, self.corpus.sequence(one).slice(start, stop))
+                (one, stop - start, self.corpus.encoded_document(one).slice(start, stop))
                 for one, start, stop, _ in self.chunks(row)
             ]
             for row in rows

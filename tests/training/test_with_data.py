@@ -109,7 +109,7 @@ def test_every_document_of_a_plan_is_scored(folder, tmp_path):
         model, plan=plan, batches=loader, top_k=10, min_learnable_tokens=4, compute_cost=compute_cost
     )
     assert scores.document.tolist() == list(range(40))
-    expected = [int(corpus.sequence(i).loss_mask[1:].sum()) for i in range(40)]
+    expected = [int(corpus.encoded_document(i).loss_mask[1:].sum()) for i in range(40)]
     assert scores.num_targets.tolist() == expected
     assert np.isfinite(scores.score).all() and compute_cost.flops["scoring"] > 0
     kept = scores.select_documents(keep=0.5, kind=corpus.kind)
@@ -120,14 +120,14 @@ def test_every_document_of_a_plan_is_scored(folder, tmp_path):
 
 def test_document_that_fails_at_load_is_recorded_and_training_goes_on(folder, tmp_path, monkeypatch):
     corpus = EncodedCorpus.open(folder)
-    sequence = corpus.sequence
+    sequence = corpus.encoded_document
 
     def broken(number):
         if number % 4 == 0:
             raise CorruptDocumentError(f"document {number} does not match its checksum")
         return sequence(number)
 
-    monkeypatch.setattr(corpus, "sequence", broken)
+    monkeypatch.setattr(corpus, "encoded_document", broken)
     run(tmp_path, corpus)
     planned = {int(number) for number in rows_of(corpus).document if number % 4 == 0}
     failed = [event for event in read_jsonl(tmp_path / "events.jsonl") if event["event"] == "document_load_failed"]
@@ -142,7 +142,7 @@ def test_a_run_that_loads_no_document_ends(folder, tmp_path, monkeypatch):
     def broken(number):
         raise CorruptDocumentError(f"document {number} does not match its checksum")
 
-    monkeypatch.setattr(corpus, "sequence", broken)
+    monkeypatch.setattr(corpus, "encoded_document", broken)
     with pytest.raises(TrainingDivergedError, match=r"5 steps in a row had no target.*document_load_failed"):
         run(tmp_path, corpus)
     assert not (tmp_path / "model").exists()

@@ -90,7 +90,7 @@ def measured(corpus: EncodedCorpus) -> dict:
     plan, ids = golden_plan(corpus), hashlib.sha256()
     values = {name: [] for name in ("image", "audio")}
     for number in range(len(corpus)):
-        sequence = corpus.sequence(number)
+        sequence = corpus.encoded_document(number)
         for name in TOKEN_FIELDS:
             ids.update(getattr(sequence, name).tobytes())
         for name, found in values.items():
@@ -212,7 +212,7 @@ def test_checksums_cover_every_field(corpus):
     import dataclasses
 
     number = corpus.ids.index("page")
-    sequence = corpus.sequence(number)
+    sequence = corpus.encoded_document(number)
     seen = {sequence.crc32()}
     for name in FIELDS:
         changed = np.array(getattr(sequence, name))

@@ -31,7 +31,7 @@ def test_corpus_is_the_manifest_encoded(corpus, manifest_path, tokenizer, config
         assert corpus.document(number) == document and corpus.ids[number] == document.id
         assert corpus.kinds[corpus.kind[number]] == document.kind
         assert SPLITS[corpus.split[number]] == document.split and corpus.level[number] == document.level
-        sequence = corpus.sequence(number)
+        sequence = corpus.encoded_document(number)
         # what a server gave is what this process gives, bit for bit
         assert equal(sequence, encode(document, root=manifest_path.parent, tokenizer=tokenizer, config=config))
         assert len(sequence) == corpus.num_tokens[number]
@@ -137,14 +137,14 @@ def test_damaged_cache_is_told(corpus, tmp_path):
     content[-1] ^= 1
     content[200] ^= 1
     path.write_bytes(content)
-    found = damaged.sequences(range(len(damaged)))
+    found = damaged.encoded_documents(range(len(damaged)))
     broken = {number for number, sequence in found.items() if isinstance(sequence, CorruptDocumentError)}
     assert broken and all(damaged._index["shard"][n] == damaged._index["shard"][number] for n in broken)
     with pytest.raises(CorruptDocumentError, match="differs from its checksum"):
-        damaged.sequence(min(broken))
+        damaged.encoded_document(min(broken))
     path.write_bytes(b"no array")
     with pytest.raises(CorruptDocumentError, match="cannot be read"):
-        EncodedCorpus.open(folder).sequence(number)
+        EncodedCorpus.open(folder).encoded_document(number)
     (folder / "index" / "kind.npy").unlink()
     with pytest.raises(CorpusError, match="delete it and build it again"):
         EncodedCorpus.open(folder)
@@ -157,20 +157,20 @@ def test_decoding_corpus_gives_the_same_and_notices_change(manifest_path, tmp_pa
         material / "manifest.jsonl", tmp_path / "slim", tokenizer=tokenizer, config=config, keep_media=False
     )
     with pytest.raises(CorpusError, match="without media"):
-        slim.sequence(0)
+        slim.encoded_document(0)
     decoding = DecodingCorpus(tmp_path / "slim")
     try:
-        for number, sequence in decoding.sequences(range(6)).items():
+        for number, sequence in decoding.encoded_documents(range(6)).items():
             document = decoding.document(number)
             assert equal(sequence, encode(document, root=material, tokenizer=tokenizer, config=config))
         picture(material / "media/0.png", 20, 16, seed=99)
         (material / "media/0.wav").unlink()
         assert [decoding.ids[number] for number in range(3)] == ["shot-0", "word-0", "text-0"]
         with pytest.raises(CorruptDocumentError, match="checksum"):
-            decoding.sequence(0)
+            decoding.encoded_document(0)
         with pytest.raises(CorruptDocumentError, match="does not exist"):
-            decoding.sequence(1)
-        assert len(decoding.sequence(2))
+            decoding.encoded_document(1)
+        assert len(decoding.encoded_document(2))
     finally:
         decoding.close()
 

@@ -172,10 +172,10 @@ def test_corpus_without_media_is_refused_unless_it_decodes(built, tmp_path, toke
 
 def test_media_are_told_apart_and_sound_tracks_left_out(corpus):
     names = {number: corpus.ids[number] for number in range(corpus.num_documents)}
-    found = {names[n]: [name for name, _, _ in iter_media(corpus.sequence(n))] for n in names}
+    found = {names[n]: [name for name, _, _ in iter_media(corpus.encoded_document(n))] for n in names}
     assert found["mixed"] == ["image", "image", "audio"] and found["grey.mp4"] == ["video"] and found["text"] == []
     number = corpus.ids.index("mixed")
-    sequence = corpus.sequence(number)
+    sequence = corpus.encoded_document(number)
     pictures = [patches for name, patches, _ in iter_media(sequence) if name == "image"]
     assert np.array_equal(np.concatenate(pictures), sequence.image) and len(pictures[0]) == len(pictures[1]) == 24
 

@@ -89,7 +89,7 @@ def test_bytes_in_a_tar_beside_the_manifest(tmp_path, content, tokenizer, config
     assert record["id"] == "gone" and "member 'x/none.png' is not in the tar" in record["reason"]
     decoding = DecodingCorpus(tmp_path / "c")
     try:
-        assert len(decoding.sequence(1).image)
+        assert len(decoding.encoded_document(1).image)
     finally:
         decoding.close()
 

@@ -88,7 +88,7 @@ def test_bad_media_are_set_aside_one_by_one(tmp_path, tokenizer, config):
     assert [result.document for result in results] == documents
     for name, result in zip(names, results, strict=True):
         if name in bad:
-            assert result.sequence is None, name
+            assert result.encoded is None, name
             assert bad[name] in result.quarantined.reason, (name, result.quarantined.reason)
             assert (result.quarantined.file, result.quarantined.id) == (name, result.document.id)
         else:
@@ -146,7 +146,7 @@ def test_hanging_and_dying_decoders_cost_one_document_each(tmp_path, tokenizer, 
     reasons = {result.document.id: result.quarantined.reason for result in results if result.quarantined}
     assert set(reasons) == {"hang-1", "hang-2", "die-1", "die-2"}
     assert "longer than decode_timeout_s=1" in reasons["hang-1"] and "SIGABRT" in reasons["die-1"]
-    assert again[0].sequence is not None
+    assert again[0].encoded is not None
 
 
 def test_servers_that_cannot_start_say_why(tmp_path, tokenizer, monkeypatch):

@@ -135,7 +135,7 @@ def test_media_of_split_documents_are_counted_where_they_lie(corpus):
     media = count_chunk_tokens(corpus, plan)[:, 1:]
     for entry in range(len(plan.document)):
         number, start, stop = (int(getattr(plan, name)[entry]) for name in ("document", "start", "stop"))
-        part = corpus.sequence(number).slice(start, stop)
+        part = corpus.encoded_document(number).slice(start, stop)
         assert media[entry].tolist() == [len(getattr(part, name)) for name in MODALITIES]
 
 

@@ -249,7 +249,7 @@ def test_long_documents_are_spread_and_every_target_is_predicted_once(corpus):
         if token
     )
     for document, start, stop, _ in entries:
-        part = corpus.sequence(document).slice(start, stop).validate()
+        part = corpus.encoded_document(document).slice(start, stop).validate()
         assert len(part) <= row
         for name in MODALITIES:
             assert len(getattr(part, name)) <= BUDGET[name]

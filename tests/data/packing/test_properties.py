@@ -60,7 +60,7 @@ def corpus_of(documents: list[list[tuple[str, int]]]) -> SimpleNamespace:
         num_media={name: np.array([len(getattr(each, name)) for each in sequences]) for name in MODALITIES},
         fingerprint="generated",
         config=CONFIG,
-        sequences=lambda numbers: {number: sequences[number] for number in numbers},
+        encoded_documents=lambda numbers: {number: sequences[number] for number in numbers},
         tokens=sequences.__getitem__,
     )
 
