@@ -192,7 +192,7 @@ def test_training_tells_and_summary_and_report_keep_it(made, tmp_path, caplog):
         and "800 image tokens (a sequence has 60)" in page
     )
     assert "&lt;b&gt;" in page and "<b>" not in page
-    assert "Every training document fits" in section_html(record_section([], found | {"documents": 0}, {}, None, None))
+    assert "No training document was excluded" in section_html(record_section([], found | {"documents": 0}, {}, None, None))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_what_fits_only_in_pieces_is_told(tmp_path, tokenizer, parts, row, num_s
         found.num_split_with_media
     ) and helps in told
     page = section_html(record_section([], found.to_json(), {}, None, None))
-    assert "Every training document fits a packed sequence.</p><p>1 fit only in chunks" in page
+    assert "No training document was excluded.</p><p>1 fit only in chunks" in page
     # and what is told keeps it whole
     whole = find_excluded(corpus, seq_len=found.unsplit_needs["tokens"], media_budget={})
     assert whole.text() == f"all 2 train documents fit packed sequences of {found.unsplit_needs['tokens']} tokens"
