@@ -85,10 +85,10 @@ class FileRecorder:
     def __exit__(self, *_) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def items(self, skip: int, quarantined: Container[str]) -> Iterator[Document | Quarantined]:
+    def items(self, skip: int, undecoded: Container[str]) -> Iterator[Document | Quarantined]:
         """What the source gives after `skip` items; the files of each are recorded before it is handed out.
 
-        quarantined: ids of those among the skipped that could not be decoded, and do not count.
+        undecoded: ids of those among the skipped that could not be decoded, and do not count.
         """
         containers = () if skip else self.source.containers
         items = iter(self.source.documents())
@@ -99,7 +99,7 @@ class FileRecorder:
                 return
             if skip:
                 skip -= 1
-                if isinstance(item, Document) and item.id in quarantined:
+                if isinstance(item, Document) and item.id in undecoded:
                     self.source.uncount(item)
                 continue
             named = [*((path, True) for path in containers), *_files_of(item, texts)]

@@ -72,12 +72,12 @@ class ShardWriter:
         self.arrays: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
         self.lines: list[bytes] = []
         self.quarantine: list[dict] = []
+        self.undecoded: list[str] = []
         self.files: dict[str, FileRecord] = {}
 
-    def quarantined_ids(self) -> set[str]:
-        """Ids of what was quarantined in the shards that are whole."""
-        files = (shard_path(self.folder, number) / "quarantine.jsonl" for number in range(len(self.shards)))
-        return {json.loads(line)["id"] for file in files for line in file.read_text(encoding="utf-8").splitlines()}
+    def undecoded_ids(self) -> set[str]:
+        """Ids of the documents in the shards that are whole which could be read but not decoded."""
+        return {name for shard in self.shards for name in shard.get("undecoded", ())}
 
     def note(self, files: dict[str, FileRecord]) -> None:
         """Take the files that the next item was made from."""
@@ -89,6 +89,8 @@ class ShardWriter:
         quarantined = result if isinstance(result, Quarantined) else result.quarantined
         if quarantined is not None:
             self.quarantine.append(quarantined.to_json())
+            if not isinstance(result, Quarantined):
+                self.undecoded.append(result.document.id)
         else:
             document, sequence = result.document, result.encoded
             kinds, sources = self.names.values()
@@ -133,6 +135,7 @@ class ShardWriter:
         shard = {
             "items": self.items,
             "documents": len(self.lines),
+            "undecoded": self.undecoded,
             "first_reason": self.quarantine[0]["reason"] if self.quarantine else "",
             **{key: list(names) for key, names in self.names.items()},
         }

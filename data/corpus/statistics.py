@@ -127,7 +127,7 @@ def reason_group(reason: str) -> str:
     """A reason without what differs from file to file: line numbers, quoted names, counts."""
     reason = re.sub(r"^(line|row) \d+: ", "", reason[:1000])
     reason = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", reason)
-    return re.sub(r"(?<![\w-])\d[\d,]*(\.\d+)?", "N", reason)
+    return re.sub(r"(?<!\w)(?<!\w-)\d[\d,]*(\.\d+)?", "N", reason)
 
 
 def roles_in(corpus, documents: np.ndarray, *, per_kind: int = 50) -> list[str]:

@@ -156,7 +156,7 @@ def _encode(
         FileRecorder(source, max_file_mib=config.max_file_mib) as recorder,
     ):
         results = progress_bar(
-            pool.encode(recorder.items(writer.items_done, writer.quarantined_ids())),
+            pool.encode(recorder.items(writer.items_done, writer.undecoded_ids())),
             desc="encode", unit=" docs", smoothing=0.05,
             initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
         )  # fmt: skip

@@ -57,14 +57,14 @@ def render(run: Path, *, config: EvalConfig) -> str:
     stages = results.get("stages", STAGES)
     metrics = {stage: read_jsonl(run / stage / "metrics.jsonl") for stage in stages}
     budget = ReportMediaEmbedder(run, max_sample_mib=config.max_sample_mib, max_report_mib=config.max_report_mib)
+    # the folder of an earlier command stays
+    selection = read_jsonl(run / "select" / "selection.jsonl") if "select" in stages else []
     shown = [
         sections.gains_section(results),
         needles_section(read_needle_results(run / "needle" / "results.json")),
         samples_section(read_jsonl(run / "evaluate" / "transcripts.jsonl"), budget),
         curves_section(metrics, teacher_training_flops(compute_cost)),
-        sections.salt_section(
-            results.get("compare"), compute_cost, selection=read_jsonl(run / "select" / "selection.jsonl")
-        ),
+        sections.salt_section(results.get("compare"), compute_cost, selection=selection),
         sections.losses_section(results),
         sections.cost_section(compute_cost),
         sections.record_section(

@@ -127,7 +127,7 @@ def salt_section(
     ]
     rows = [
         [title, number(entry.get("ours")), number(entry.get("theirs")), number(entry.get("difference"), 4),
-         interval(entry, 4), str(entry.get("outcome", ""))]
+         interval(entry, 4), entry.get("outcome") or "not compared"]
         for _, title, entry in named
     ]  # fmt: skip
     return {

@@ -149,8 +149,8 @@ def test_retry_reads_only_what_was_set_aside(checked, folder, tmp_path, capsys):
 def test_retry_file_that_is_none(tmp_path):
     for content, words in (
         ("", "names no document"),
-        ("[1]\n", "line 1 is no quarantine"),
-        ('{"id": 1\n', "line 1 is no"),
+        ("[1]\n", "line 1 is not a quarantine"),
+        ('{"id": 1\n', "line 1 is not a quarantine"),
     ):
         (tmp_path / "q.jsonl").write_text(content)
         with pytest.raises(ValueError, match=words):

@@ -145,12 +145,25 @@ def test_odd_results_make_a_page_all_the_same(run, value):
     Page(render(run, config=EvalConfig()))
 
 
+def test_no_comparison_at_equal_cost_is_said(run):
+    results = json.loads((run / "evaluate" / "results.json").read_text())
+    missing = {"difference": None, "low": None, "high": None, "outcome": None, "note": "validated once"}
+    results["compare"]["equal_cost"] = {"without_teacher_training": missing}
+    (run / "evaluate" / "results.json").write_text(json.dumps(results))
+    words = Page(render(run, config=EvalConfig())).words
+    assert "not compared" in words and "None" not in words
+
+
 def test_what_selection_kept_is_said(run):
     (run / "select").mkdir()
     lines = [{"kept": number < 2, "targets": 10 * (number + 1)} for number in range(4)]
     (run / "select" / "selection.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = " ".join("".join(Page(render(run, config=EvalConfig())).words).split())
     assert "was trained on 2 of 4 documents (30 % of the targets)" in text
+    # the folder is of an earlier command
+    results = json.loads((run / "evaluate" / "results.json").read_text())
+    (run / "evaluate" / "results.json").write_text(json.dumps(results | {"stages": ["large_salt"]}))
+    assert "was trained on" not in render(run, config=EvalConfig())
 
 
 def test_split_documents_are_counted_as_packing_counted_them(run):

@@ -64,6 +64,11 @@ def test_the_same_of_a_build(tmp_path, tokenizer, config):
 
 def test_a_build_that_was_stopped_and_one_that_is_finished_count_the_same(tmp_path, tokenizer, config, monkeypatch):
     path, add, seen = material(tmp_path / "m", b"x", folders=False), ShardWriter.add, []
+    # an id that is there already, and one with a separator of lines
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    rows[0] |= {"id": "same"}
+    rows[1:1] = [{"id": "same", "file_name": "../0.png", "text": "x"}, {"id": "a\u2028b", "file_name": "\u2028.png"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def stopping(self, result):
         seen.append(result)
@@ -71,17 +76,19 @@ def test_a_build_that_was_stopped_and_one_that_is_finished_count_the_same(tmp_pa
             raise KeyboardInterrupt
         add(self, result)
 
-    def build():
+    def build(folder="c"):
         source, options = open_source(path), {"num_workers": 1, "shard_documents": 2}
         # a tokenizer is trained on it first
         list(source.documents())
-        return build_corpus(source, tmp_path / "c", tokenizer=tokenizer, config=config, **options).summary_lines
+        return build_corpus(source, tmp_path / folder, tokenizer=tokenizer, config=config, **options).summary_lines
 
+    whole = build("whole")
+    assert whole[0] == "media by extension: 5 .png" and "(train 3, test 2)" in whole[1]
     monkeypatch.setattr(ShardWriter, "add", stopping)
     with pytest.raises(KeyboardInterrupt):
         build()
     for _ in range(2):
-        assert build() == ["media by extension: 5 .png", "splits: by field of the record (train 3, test 2)"]
+        assert build() == whole
 
 
 def test_reasons_are_counted_by_kind():

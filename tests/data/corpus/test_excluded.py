@@ -192,7 +192,9 @@ def test_training_tells_and_summary_and_report_keep_it(made, tmp_path, caplog):
         and "800 image tokens (a sequence has 60)" in page
     )
     assert "&lt;b&gt;" in page and "<b>" not in page
-    assert "No training document was excluded" in section_html(record_section([], found | {"documents": 0}, {}, None, None))
+    assert "No training document was excluded" in section_html(
+        record_section([], found | {"documents": 0}, {}, None, None)
+    )
 
 
 @pytest.mark.parametrize(
