@@ -56,7 +56,7 @@ def curriculum() -> tuple[str, ...]:
 
 
 def needle() -> Recipe:
-    """Needles in text, images, audio and video at 2,048 tokens, in 30 to 62 minutes on two cores."""
+    """Needles in text, images, audio and video at 2,048 tokens, in 30 to 62 minutes on one core."""
     held_out = SynthCounts(**{f"needle_{name}": (8, 8, 4, 4) for name in NEEDLE_MODALITIES})
     return Recipe(
         name="needle",
