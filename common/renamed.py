@@ -60,8 +60,11 @@ SELECTION = {"why": "reason"}  # fields of selection.jsonl
 CORPUS = {"reading": "reader_version"}  # fields of an encoded corpus's meta.json and building.json
 CORPUS_COLUMNS = {"learn": "loss_mask", "context": "modality_context"}  # arrays of an encoded corpus
 PLAN = {"row_tokens": "seq_len"}  # fields of a stored packing plan
-EXCLUDED = {"of_documents": "total_documents", "of_tokens": "total_tokens", "row_tokens": "seq_len"} | {
-    "apart": "num_split_with_media"
+EXCLUDED = {
+    "of_documents": "total_documents",
+    "of_tokens": "total_tokens",
+    "row_tokens": "seq_len",
+    "apart": "num_split_with_media",
 }
 """Fields of excluded.json."""
 FORMER_FILES = {

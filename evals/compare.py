@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from brine.common.files import finite
+from brine.common.files import finite, read_jsonl
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
-from brine.evals.run_files import format_interval, read_jsonl, read_results, upgrade_results
+from brine.evals.run_files import format_interval, read_results, upgrade_results
 
 MIN_DOCUMENTS = 6
 """Fewer are always "undecided": equal models differ in one direction on all five of five in 1 of 16 cases."""

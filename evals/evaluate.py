@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brine.common.files import finite
+from brine.common.files import finite, read_jsonl
 from brine.common.formatting import progress_bar
 from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
@@ -176,8 +176,8 @@ def _compare_arms(
         return None
     costs = run_files.stage_costs(run, stages)
     return compare_arms(
-        matched["large_salt"], matched["large_baseline"], run_files.read_jsonl(run / "large_salt" / "metrics.jsonl"),
-        run_files.read_jsonl(run / "large_baseline" / "metrics.jsonl"), config,
+        matched["large_salt"], matched["large_baseline"], read_jsonl(run / "large_salt" / "metrics.jsonl"),
+        read_jsonl(run / "large_baseline" / "metrics.jsonl"), config,
         teacher_training_flops=run_files.teacher_training_flops(costs),
         scoring_flops=run_files.sum_flops(costs.get("select")),
     )  # fmt: skip

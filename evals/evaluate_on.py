@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brine.common.files import finite, read_json
+from brine.common.files import finite, read_json, read_jsonl
 from brine.common.renamed import current_file
 from brine.common.tables import as_text, sanitize, table
 from brine.data.config import EncodeConfig
@@ -33,7 +33,7 @@ from brine.evals.compare import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
-from brine.evals.run_files import format_interval, main_model, read_jsonl, read_object, write_page, write_results
+from brine.evals.run_files import format_interval, main_model, read_object, write_page, write_results
 from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
 NOTES_FILE = "reader_notes.json"

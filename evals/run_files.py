@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import finite, read_json, write_text
-from brine.common.files import read_jsonl as read_jsonl
 from brine.common.renamed import current_file, rename, require_current_names
 from brine.data.document import MODALITIES
 from brine.evals.config import EvalConfig, EvalTargets

@@ -19,13 +19,13 @@ import tyro
 from tqdm import tqdm
 
 from brine.common.command_line import command, parse
-from brine.common.files import file_digest
+from brine.common.files import file_digest, read_jsonl
 from brine.common.formatting import progress_bar
 from brine.data.files.source_files import read_source
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.needle.table import console_table, read_needle_results, summarize_trials
 from brine.evals.report.page import write_report
-from brine.evals.run_files import read_jsonl, read_object, require_current_run, write_jsonl, write_results
+from brine.evals.run_files import read_object, require_current_run, write_jsonl, write_results
 from brine.inference.load import LoadedModel, load
 from brine.inference.options import ComputeOptions, Integers, Names, Run
 from brine.model.device import autocast, compute_info, device_of

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from brine.common.files import read_json
+from brine.common.files import read_json, read_jsonl
 from brine.common.renamed import current_file
 from brine.evals.config import EvalConfig
 from brine.evals.needle.table import read_needle_results
@@ -21,7 +21,7 @@ from brine.evals.report.curves import curves_section
 from brine.evals.report.needles import needles_section
 from brine.evals.report.samples import ReportMediaEmbedder, samples_section
 from brine.evals.report.tables import duration, percent
-from brine.evals.run_files import STAGES, read_jsonl, read_object, read_results, teacher_training_flops, write_page
+from brine.evals.run_files import STAGES, read_object, read_results, teacher_training_flops, write_page
 
 _LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves": "Curves", "salt": "SALT",
           "levels": "Levels", "cost": "Cost", "record": "Record"}  # fmt: skip

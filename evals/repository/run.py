@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from brine.common.command_line import command, parse
+from brine.common.files import read_jsonl
 from brine.common.formatting import progress_bar
 from brine.common.tables import as_text, table
 from brine.data.encode import assemble_chunks
@@ -26,7 +27,7 @@ from brine.data.files.source_files import SourceFile, read_source
 from brine.evals.config import ratio_interval
 from brine.evals.needle.prefix_decoder import PrefixDecoder
 from brine.evals.repository.cases import CONTEXT_CONDITIONS, WITH_PACKAGE, CompletionCase, CompletionPrompts, find_cases
-from brine.evals.run_files import format_interval, read_jsonl, write_jsonl, write_results
+from brine.evals.run_files import format_interval, write_jsonl, write_results
 from brine.inference.load import LoadedModel, load
 from brine.inference.options import ComputeOptions, Integers, Run
 from brine.model.device import autocast, compute_info, device_of
