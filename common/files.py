@@ -146,6 +146,11 @@ def parse_object(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def to_json_line(value: Mapping[str, Any]) -> str:
+    """A line of a JSON-lines file, with its line break. Raises ValueError for a number that is not finite."""
+    return json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; other lines are skipped, a missing file gives none."""
     try:

@@ -27,6 +27,8 @@ BELOW = {
     "pipeline": "training salt evals synth inference data model kernels common",
     "recipes": "pipeline training salt evals synth inference data model kernels common",
     "planner": "recipes pipeline training salt evals synth inference data model kernels common",
+    "registry": "planner recipes pipeline training salt evals synth inference data model kernels common",
+    "experiments": "registry planner recipes pipeline training salt evals synth inference data model kernels common",
 }
 """Package -> those that it may import, beside itself. `brine/`, the commands, stands above all."""
 MODEL_FOR_DATA = {"brine.model.inputs"}
