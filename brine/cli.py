@@ -20,6 +20,7 @@ COMMANDS = {
         "brine.evals.repository.run",
         "repository-level completion: names defined in another file of the package",
     ),
+    "store": ("brine.pipeline.store_command", "list and explain the stages that runs share, delete unneeded ones"),
     "convert": ("brine.convert", "rewrite a run, corpus, model or plan of a version before 0.2, in place"),
     "check-cluster": (
         "brine.training.parallel.check_cluster",

@@ -94,3 +94,14 @@ def parse(name: str, options: type, argv: Sequence[str]) -> Any:
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
     with one_line_errors():
         return tyro.cli(options, prog=f"brine {name}", args=list(argv), config=config)
+
+
+def parse_subcommand(name: str, commands: dict[str, type], argv: Sequence[str], *, description: str = "") -> Any:
+    """An instance of the dataclass that the first argument names in `commands`; errors as in `parse`."""
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
+    with one_line_errors():
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog=f"brine {name}", args=list(argv), config=config, description=description or None
+        )

@@ -84,6 +84,8 @@ class LaunchConfig:
     """The run."""
     runs: Path = Path("runs")
     """Folder that holds the run folders."""
+    store: Path | None = None
+    """Folder of the stages that runs share (`brine store`), if not RUNS/.store."""
     dry_run: bool = False
     """Print parameters, tokens and estimated time, then stop."""
     tracker: str | None = None
