@@ -67,7 +67,13 @@ def cost_chart(
     for number in front:
         x, y = at_x(points[number].cost), at_y(points[number].quality)
         anchor = "end" if x > (LEFT + WIDTH - RIGHT) / 2 else "start"
-        drawing.text(x + (-8 if anchor == "end" else 8), y - 7, points[number].name, anchor=anchor, kind="label")
+        drawing.text(
+            x + (-8 if anchor == "end" else 8),
+            y + (16 if anchor == "end" else -7),
+            points[number].name,
+            anchor=anchor,
+            kind="label",
+        )
     return drawing.finish()
 
 

@@ -122,7 +122,7 @@ def measures_section(data: PageData) -> dict[str, Any] | None:
     chart = difference_map(
         "Differences by measure and setting", [_short(setting.name) for setting in others], shown,
         [[cell(setting, name) for setting in others] for name in shown],
-        x_label=f"per cent better (+) or worse than {data.base}; framed: decided",
+        x_label=f"per cent, against {_short(data.base)}",
     )  # fmt: skip
     rows = [[name, *(number(setting.mean(name), 4) for setting in data.settings)] for name in names]
     head = ("measure", *(setting.name for setting in data.settings))
