@@ -76,8 +76,8 @@ def gains_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     targets = results.get("targets") or {}
 
     def dot(name: str, entry: Mapping[str, Any], modality: str, **more: Any) -> IntervalPoint:
-        low, high = (entry["gain"] if entry.get(end) is None else entry[end] for end in ("low", "high"))
         note = f", {entry.get('num_documents', 0)} documents"
+        low, high = entry.get("low"), entry.get("high")
         return IntervalPoint(name, entry["gain"], low, high, MODALITY_STYLE[modality], note=note, **more)
 
     heads = [
