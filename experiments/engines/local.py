@@ -3,9 +3,12 @@ others waits for one of them to end."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
+import time
 
-from brine.experiments.engines.process import TrialJob, kill_group, start_process, stop_process
+from brine.experiments.engines.process import TrialJob, kill_group, start_process
 from brine.experiments.trials.ending import Ending, last_line
 
 MEMORY_MARGIN = 0.9
@@ -22,6 +25,7 @@ class LocalPool:
         self.max_jobs = workers
         self._running: dict[str, tuple[TrialJob, subprocess.Popen]] = {}
         self._devices: dict[str, str] = {}
+        self._deadlines: dict[str, float] = {}
         self._memory_gib = MEMORY_MARGIN * free_memory_gib()
 
     def has_room(self, job: TrialJob) -> bool:
@@ -41,30 +45,31 @@ class LocalPool:
     def poll(self, name: str) -> Ending | None:
         """How a job ended, or None while it runs."""
         job, process = self._running[name]
-        if process.poll() is None:
+        if process.poll() is None and time.monotonic() < self._deadlines.get(name, float("inf")):
             return None
-        # its data workers, should they have outlived it
+        # its data workers, should they have outlived it, or all of one that did not stop
         kill_group(process)
         self._forget(name)
         return Ending(process.returncode, last_line(job.log))
 
     def cancel(self, name: str) -> None:
-        """Ask a job to save and end, and wait for that."""
+        """Ask a job to save and end; `poll` kills it when its time of grace is over."""
         job, process = self._running[name]
-        stop_process(process, grace_s=job.grace_s)
+        if name not in self._deadlines:
+            self._deadlines[name] = time.monotonic() + job.grace_s
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
 
     def close(self) -> None:
-        """End what still runs: all are asked first, then waited for."""
-        for _, process in self._running.values():
-            if process.poll() is None:
-                process.send_signal(2)
-        for name in list(self._running):
-            self.cancel(name)
+        """Kill what still runs; its parent ends anyway."""
+        for name, (_, process) in list(self._running.items()):
+            kill_group(process)
             self._forget(name)
 
     def _forget(self, name: str) -> None:
         del self._running[name]
         self._devices.pop(name, None)
+        self._deadlines.pop(name, None)
 
     def _free_device(self) -> str | None:
         import torch

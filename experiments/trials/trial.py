@@ -23,9 +23,9 @@ import torch
 from brine.common.files import file_digest, read_json, write_json
 from brine.common.processes import TrainingInterrupted, die_with_parent
 from brine.evals.run_files import main_model, stage_costs, total_costs
-from brine.experiments.plan import TRIAL_FILE, ExperimentPlan, TrialSpec, load_plan
-from brine.experiments.settings import recipe_of
-from brine.experiments.snapshot import CODE_FOLDER, imported_from
+from brine.experiments.planning.plan import TRIAL_FILE, ExperimentPlan, TrialSpec, load_plan
+from brine.experiments.planning.settings import recipe_of
+from brine.experiments.planning.snapshot import CODE_FOLDER, imported_from
 from brine.experiments.trials import ending
 from brine.experiments.trials.measure import measure_run
 from brine.pipeline.model_stages import model_stages_of

@@ -7,6 +7,7 @@ keys are one, and an axis that changes no key has no effect.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ def apply_changes(recipe: Recipe, changes: Changes) -> Recipe:
             if not isinstance(inner, dict):
                 raise ValueError(f"axis {name}: {'.'.join(groups[: depth + 1])} is no group of a recipe's settings")
         if not isinstance(inner, dict) or last not in inner:
-            raise ValueError(
-                f"axis {name}: {last!r} is not among {', '.join(sorted(inner))}: see `brine train RECIPE --help`"
-            )
+            near = difflib.get_close_matches(last, inner, n=1) if isinstance(inner, dict) else []
+            meant = f" (did you mean {'.'.join([*groups, near[0]])}?)" if near else ""
+            raise ValueError(f"axis {name}: a recipe has no such field{meant}: see `brine train RECIPE --help`")
         inner[last] = to_plain(value)
     try:
         return from_plain(Recipe, plain)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brine.common.files import differences, digest, finite, read_json, read_jsonl, to_plain, write_json
+from brine.common.files import differences, finite, read_json, read_jsonl, to_plain, write_json
 from brine.training.logging.metrics import repair_lines
 
 PLAN_FILE, TRIALS_FILE, EVENTS_FILE, TABLE_FILE = "plan.json", "trials.jsonl", "events.jsonl", "table.json"
@@ -45,8 +46,12 @@ class TrialSpec:
     """Of what the recipe trains."""
     resources: dict[str, float] = field(default_factory=dict)
     """{"cores", "gpus", "memory_gib"}."""
+    budget: dict[str, Any] = field(default_factory=dict)
+    """{"large_steps", "large_flops"}, and by how much a budget of FLOPs is missed."""
     rung: int = 0
     """Rung of a search: an index into its fractions of the budget."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Dotted name of a recipe's field -> value, as the setting has it."""
     measured_run: str = ""
     """A finished run to measure again instead of training: the former self of an anchor."""
 
@@ -65,9 +70,18 @@ class ExperimentPlan:
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Name of a setting -> {"name", "label", "changes", "digest", "recipe", "budget"}; those of a search are
-        appended with their first trial."""
-        return {each["name"]: each for each in self.head["settings"]}
+        """Name of a setting -> {"name", "label", "changes", "budget"}, in order; those of a search come with their
+        first trial."""
+        found = {each["name"]: each for each in self.head["settings"]}
+        for trial in self.of_phase(RUNG):
+            found[trial.setting] = {"name": trial.setting, "label": setting_label(trial.changes),
+                                    "changes": trial.changes, "budget": trial.budget}  # fmt: skip
+        return found
+
+    @property
+    def reference(self) -> str:
+        """The setting that the others are compared with: the first."""
+        return self.head["settings"][0]["name"]
 
     def trial(self, name: str) -> TrialSpec:
         """A trial by name. Raises ValueError for an unknown one."""
@@ -134,9 +148,11 @@ def plan_changes(old: ExperimentPlan, head: dict[str, Any], trials: list[TrialSp
     return lines + [f"trial {name}: gone" for name in kept if name not in asked]
 
 
-def plan_digest(plan: ExperimentPlan) -> str:
-    """Sixteen hexadecimal digits of the planned trials."""
-    return digest([[trial.name, trial.digest] for trial in plan.trials])
+def setting_label(changes: Mapping[str, Any]) -> str:
+    """A setting in a few words: "learning_rate=0.004, filters=['near_duplicates']", or "base"."""
+    last = [name.rpartition(".")[2] for name in changes]
+    names = [short if last.count(short) == 1 else name for name, short in zip(changes, last, strict=True)]
+    return ", ".join(f"{name}={value}" for name, value in zip(names, changes.values(), strict=True)) or "base"
 
 
 def _append(path: Path, trials: list[TrialSpec]) -> None:
