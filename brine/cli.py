@@ -20,6 +20,7 @@ COMMANDS = {
         "brine.evals.repository.run",
         "repository-level completion: names defined in another file of the package",
     ),
+    "experiments": ("brine.experiments.cli", "plan, run and compare many trainings, over seeds and documents"),
     "convert": ("brine.convert", "rewrite a run, corpus, model or plan of a version before 0.2, in place"),
     "check-cluster": (
         "brine.training.parallel.check_cluster",

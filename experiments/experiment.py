@@ -217,7 +217,9 @@ class Experiment:
                  "guards": (tuple, list, str), "anchor": (str, type(None))}  # fmt: skip
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} = {getattr(self, name)!r} of an experiment has a wrong type: see `Experiment`")
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} of an experiment has a wrong type: see `Experiment`"
+                )
         if not self.question.strip() or not self.expects.strip():
             raise ValueError("an experiment needs a question and what is expected, both written before it runs")
         if isinstance(self.guards, str) and self.guards != "all":

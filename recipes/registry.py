@@ -55,9 +55,7 @@ def find_function(
     names = list(dict.fromkeys([*known, *plugins(group)]))
     near = difflib.get_close_matches(name, names, n=1)
     choices = f"choose one of {', '.join(names)}, or the path" if names else "give the path"
-    raise ValueError(
-        f"unknown {what} {name!r}{f' (did you mean {near[0]}?)' if near else ''}: {choices} of a .py file"
-    )
+    raise ValueError(f"unknown {what} {name!r}{f' (did you mean {near[0]}?)' if near else ''}: {choices} of a .py file")
 
 
 def _function_of_file(path: Path, *, what: str, returns: str) -> Callable[[], Any]:

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from brine.experiments.engines.process import GRACE_S, TrialJob, run_job, start_process, stop_process
+from brine.experiments.engines.process import GRACE_S, TrialJob, run_job, stop_process
 from brine.experiments.trials.ending import Ending, last_line
 
 MAX_TIMEOUTS = 1000

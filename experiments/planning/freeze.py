@@ -136,9 +136,7 @@ def make_trial(
     """A trial of a setting's recipe with a seed. Rungs are in the name, so that each has a folder of its own."""
     name = f"{setting}-r{rung}-seed{seed}" if phase == "rung" else f"{setting}-seed{seed}"
     seeded = with_seed(recipe, seed)
-    seeded = dataclasses.replace(
-        seeded, name=name, runtime=dataclasses.replace(seeded.runtime, num_threads=threads)
-    )
+    seeded = dataclasses.replace(seeded, name=name, runtime=dataclasses.replace(seeded.runtime, num_threads=threads))
     return TrialSpec(
         name, setting, seed, phase, to_plain(seeded), recipe_digest(seeded), resources_of(seeded, gpus=gpus),
         budget or {}, rung, changes or {}, measured_run,

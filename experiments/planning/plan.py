@@ -122,13 +122,15 @@ def load_plan(folder: Path) -> ExperimentPlan:
     if not isinstance(head, dict):
         raise ValueError(f"{folder} has no {PLAN_FILE}: `brine experiments plan` writes one")
     if head.get("format") != FORMAT:
-        raise ValueError(f"{folder / PLAN_FILE} has format {head.get('format')}, not {FORMAT}: plan it again, newly named")
+        raise ValueError(f"{folder / PLAN_FILE} has format {head.get('format')}, not {FORMAT}: plan it newly named")
     repair_lines(folder / TRIALS_FILE)
     known = set(TrialSpec.__dataclass_fields__)
     try:
         trials = tuple(TrialSpec(**line) for line in read_jsonl(folder / TRIALS_FILE) if set(line) <= known)
     except TypeError as error:
-        raise ValueError(f"{folder / TRIALS_FILE} cannot be read ({error}): restore it, or plan under a new name") from None
+        raise ValueError(
+            f"{folder / TRIALS_FILE} cannot be read ({error}): restore it, or plan under a new name"
+        ) from None
     if len(trials) < head["planned_trials"]:
         raise ValueError(f"{folder / TRIALS_FILE} lacks trials of its plan: restore it, or plan under a new name")
     return ExperimentPlan(folder, head, trials)

@@ -164,7 +164,9 @@ def check_experiment(experiment: Experiment) -> list[tuple[Changes, Recipe]]:
                     f"axis {name} has no effect: its values {list(values)!r} train the same model; leave it out"
                 )
     elif isinstance(axes, Listed) and len(axes.listed) > 1 and len(settings) == 1:
-        raise ValueError(f"the settings differ in nothing that has an effect ({', '.join(axes.fields()) or 'no field'})")
+        raise ValueError(
+            f"the settings differ in nothing that has an effect ({', '.join(axes.fields()) or 'no field'})"
+        )
     elif not isinstance(axes, Listed):
         for name, values in axes.space.items():
             first, last = (values.low, values.high) if hasattr(values, "low") else (values.values[0], values.values[-1])

@@ -82,7 +82,9 @@ def check_surroundings(plan: ExperimentPlan) -> None:
         raise ValueError(f"brine is imported from {imported_from()}, not from the experiment's code in {code}")
     wanted = os.environ.get(PYTHON_VARIABLE, sys.executable)
     if os.path.realpath(sys.executable) != os.path.realpath(wanted):
-        raise ValueError(f"this trial runs under {sys.executable}, not under {wanted}: the engine made another environment")
+        raise ValueError(
+            f"this trial runs under {sys.executable}, not under {wanted}: the engine made another environment"
+        )
     if not plan.folder.is_absolute():
         raise ValueError(f"the experiment's folder {plan.folder} is not absolute")
 
@@ -135,7 +137,7 @@ def _train(recipe: Recipe, folder: Path, runs: Path) -> Path:
 
 
 def _trained(run: Path, recipe: Recipe) -> dict[str, Any]:
-    """Facts of the main model: its name, the digest of its weights, its final loss; diverged where that is no number."""
+    """The main model's name, weights' digest and final loss; the outcome is "diverged" where that is no number."""
     name = main_model(model_stages_of(recipe))
     result = (read_json(run / name / "done") or {}).get("result") or {}
     loss = result.get("loss")
