@@ -72,7 +72,7 @@ class BatchRun:
                 self._attach()
                 while not stop.requested:
                     self._poll()
-                    if not self.blocked:
+                    if not self.blocked and not stop.requested:
                         self._claim()
                     self.display.show(self.plan, self.running)
                     if not self.running and (self.blocked or not self._waiting()):
