@@ -2,7 +2,7 @@
 
 import sys
 
-from brine.cli import main
+from brine.experiments.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["experiments", *sys.argv[1:]]))
+    sys.exit(main())

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import deciding, digest, to_plain
-from brine.common.from_plain import from_plain
 from brine.data.formats.open import check_path_exists
 from brine.experiments.experiment import Budget, Changes, Experiment, Grid, Listed, Uniform
+from brine.experiments.planning.from_plain import from_plain
 from brine.pipeline.model_stages import model_stages_of, train_config_of
 from brine.pipeline.recipe import MANIFEST_REQUIRED, Recipe
 from brine.planner.estimate_run import sequence_flops

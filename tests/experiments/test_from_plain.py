@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from brine.common.files import to_plain
-from brine.common.from_plain import from_plain
+from brine.experiments.planning.from_plain import from_plain
 from brine.pipeline.recipe import Recipe
 from brine.recipes.registry import RECIPES
 from brine.training.config import TrainConfig
