@@ -93,7 +93,7 @@ class SlurmEngine:
         try:
             self._executor.update_parameters(**options)
             submitted = self._executor.submit(SlurmTask(job))
-        except (submitit.core.utils.FailedSubmissionError, subprocess.CalledProcessError, OSError) as error:
+        except (submitit.core.utils.FailedSubmissionError, submitit.core.utils.FailedJobError, OSError) as error:
             raise ValueError(f"SLURM did not take the job of {job.name}: {error}") from error
         self._jobs[job.name] = (job, submitted)
         return str(submitted.job_id)

@@ -12,6 +12,7 @@ import inspect
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("brine").setLevel(logging.INFO)
+    # SLURM's warning of a time-out goes to every process of a job; the parent answers it
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if parent := os.environ.get(PARENT_VARIABLE):
         die_with_parent(parent=int(parent))
     try:

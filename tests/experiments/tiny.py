@@ -86,7 +86,7 @@ def finish_trial(plan, trial, values, *, outcome: str = "done", weights: str = "
 
 
 class FakeEngine:
-    """Ends a job at the second poll (of `slow` ones at the thousandth), as `outcome(job)` says: an exit code, or a function that is called first."""
+    """Ends a job at the second poll, of `slow` ones at the thousandth, with the exit code that `outcome(job)` gives."""
 
     def __init__(self, outcome, *, max_jobs: int = 2, slow=()):
         self.outcome, self.max_jobs, self.slow = outcome, max_jobs, slow
