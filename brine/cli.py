@@ -21,6 +21,7 @@ COMMANDS = {
         "repository-level completion: names defined in another file of the package",
     ),
     "store": ("brine.pipeline.store_command", "list and explain the stages that runs share, delete unneeded ones"),
+    "experiments": ("brine.experiments.cli", "plan, run and compare many trainings, over seeds and documents"),
     "convert": ("brine.convert", "rewrite a run, corpus, model or plan of a version before 0.2, in place"),
     "check-cluster": (
         "brine.training.parallel.check_cluster",

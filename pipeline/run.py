@@ -27,7 +27,7 @@ from brine.pipeline.model_stages import STORE, check_trained_stages, model_stage
 from brine.pipeline.recipe import Recipe
 from brine.pipeline.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
-from brine.training.logging.metrics import require_tensorboard
+from brine.training.logging.metrics import require_sink
 from brine.training.parallel.distributed import World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime, apply_runtime, resolve_runtime
@@ -50,7 +50,7 @@ def run_pipeline(
     TrainingInterrupted after a signal."""
     if tracker is not None:
         # before anything is renamed or trained
-        require_tensorboard()
+        require_sink(tracker)
     asked = recipe.runtime
     device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
     world = init_distributed(device=device, timeout_s=asked.timeout_s)

@@ -68,7 +68,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
                 kinds=tuple(run.data.kinds),
                 distillation=distillation,
                 validate=Validator(run.data, run.tokenizer, recipe.evals, compute_dtype=runtime.compute_dtype),
-                sinks=make_sinks(folder, tensorboard=run.tracker is not None) if world.is_main else (),
+                sinks=make_sinks(folder, run.tracker) if world.is_main else (),
             ).run()
         weights, fingerprint = gather_state_dict(model), None
         if world.is_main:
