@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from brine.evals.measurement import Measurement, MeasureSpec
-from brine.evals.seed_variance import CrossedVariance, crossed_variance, fewest
+from brine.evals.seed_variance import CrossedVariance, crossed_variance, fewest, holm_adjusted
 
 MOST_SEEDS, MOST_CASES, MOST_FACTOR = 1000, 10_000_000, 100
 """More are not suggested: what would need them is not found with this measure."""
@@ -186,11 +186,7 @@ def holm(p_values: Iterable[float]) -> list[float]:
     given = np.asarray(list(p_values), np.float64)
     if not np.all((given >= 0) & (given <= 1)):
         raise ValueError(f"p-values must lie in [0, 1], not {given.tolist()}")
-    order = np.argsort(given, kind="stable")
-    scaled = given[order] * (len(given) - np.arange(len(given)))
-    adjusted = np.empty_like(given)
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0) if len(given) else scaled
-    return adjusted.tolist()
+    return holm_adjusted(given).tolist() if given.size else []
 
 
 def _needed(difference: SeedDifference, have: int, most: int, more) -> int | None:
