@@ -38,10 +38,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 SKEWED_WEIGHTS = 1.5
 """Factor of the degrees of freedom over cases; see the file's opening."""
+MANY = 1e9
+"""Degrees of freedom of a t that is normal."""
 ROUNDING = 1e-12
 """Smallest standard error, as a fraction of the larger of both ratios: what rounding could make of equal numbers."""
 
@@ -87,14 +89,7 @@ class CrossedVariance:
 
     def quantile(self, level: float | np.ndarray) -> np.ndarray:
         """Cochran's quantile of value / standard_error where the true difference is 0. level: in (0, 1)."""
-        terms = [self._seed_term(), (self.case_part, self.case_degrees)]
-        total = sum(term for term, _ in terms)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = sum(
-                np.where(term > 0, term / total * stdtrit(np.maximum(degrees, 1), level), 0.0)
-                for term, degrees in terms
-            )
-        return np.where(total > 0, found, ndtri(level))
+        return _mean_quantile(level, *self._terms())
 
     def half_width(self, confidence: float = 0.95) -> np.ndarray:
         """Half of the two-sided interval."""
@@ -104,10 +99,11 @@ class CrossedVariance:
         """One-sided p-value: the p at which the one-sided interval of |value| begins at 0, by bisection of log10(p);
         0.5 where the value is 0, and never below 1e-30."""
         statistic = np.abs(self.value) / np.where(self.standard_error > 0, self.standard_error, 1.0)
+        terms = self._terms()
         low, high = np.full(statistic.shape, -30.0), np.full(statistic.shape, np.log10(0.5))
         for _ in range(40):
             middle = (low + high) / 2
-            too_likely = -self.quantile(10.0**middle) < statistic
+            too_likely = -_mean_quantile(10.0**middle, *terms) < statistic
             low, high = np.where(too_likely, low, middle), np.where(too_likely, middle, high)
         return np.where(statistic > 0, 10.0 ** ((low + high) / 2), 0.5)
 
@@ -121,6 +117,13 @@ class CrossedVariance:
             self.case_part / cases + interaction, interaction, self.case_degrees * cases, self.rounding,
         )  # fmt: skip
 
+    def _terms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(share of the seeds in the variance, their degrees of freedom, those of the cases)."""
+        seeds, degrees = self._seed_term()
+        total = seeds + self.case_part
+        share = np.where(total > 0, seeds / np.where(total > 0, total, 1.0), 0.0)
+        return share, np.maximum(degrees, 1.0), np.where(self.case_part > 0, self.case_degrees, MANY)
+
     def _seed_term(self) -> tuple[np.ndarray, np.ndarray]:
         """The variance between seeds and its degrees of freedom; of two sides Welch's."""
         total = self.between_seeds.sum(axis=0)
@@ -128,6 +131,12 @@ class CrossedVariance:
         below = (self.between_seeds**2 / np.maximum(degrees, 1)).sum(axis=0)
         welch = np.where(below > 0, total**2 / np.where(below > 0, below, 1.0), degrees.sum(axis=0))
         return total, welch
+
+
+def _mean_quantile(
+    level: float | np.ndarray, share: np.ndarray, seed_degrees: np.ndarray, case_degrees: np.ndarray
+) -> np.ndarray:
+    return share * stdtrit(seed_degrees, level) + (1 - share) * stdtrit(case_degrees, level)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
