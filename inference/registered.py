@@ -35,7 +35,9 @@ def resolve_registered(name: str | Path, *, root: Path | None = None) -> Path:
             raise ValueError(f"{pointer} does not lead to a model of {root}: `brine registry verify` says why")
         return folder
     if _PREFIX.fullmatch(text) and (root / MODELS).is_dir():
-        found = sorted(entry for entry in os.listdir(root / MODELS) if entry.startswith(text) and _DIGEST.fullmatch(entry))
+        found = sorted(
+            entry for entry in os.listdir(root / MODELS) if entry.startswith(text) and _DIGEST.fullmatch(entry)
+        )
         if len(found) > 1:
             raise ValueError(f"{text} is the beginning of {len(found)} models of {root}: give more digits")
         return root / MODELS / found[0] if found else path

@@ -4,7 +4,7 @@ The log alone decides: cards and the pointer to the champion are made from this.
 
     add       model, run, stage, contains (digests of its lineage), files, card
     measure   model, folder, suite, parts, machine, precision, revision, files
-    gate      models, champion, suite, outcome, decision
+    gate      models, champion, suite, outcome, passed, reasons, decision, uses (where the gate part was asked)
     force     model, reason, overrides
     promote   model, before, seeds, suite, first, forced
     rollback  model, before, reason
@@ -52,7 +52,7 @@ class History:
         elif event == "measure":
             self.measured.setdefault(model, []).append(dict(entry))
         elif event == "gate":
-            self.gate_uses[entry["suite"]["digest"]] += 1
+            self.gate_uses[entry["suite"]["digest"]] += "uses" in entry
         elif event == "force":
             self.forced.setdefault(model, []).append(dict(entry))
         elif event == "promote":
@@ -60,10 +60,12 @@ class History:
             self.was_champion.add(model)
             self.seeds[model] = tuple(entry.get("seeds") or [model])
         elif event == "rollback":
-            while self.champions and self.champions[-1] != model:
-                self.champions.pop()
-            # one that a former way back had left behind
-            self.champions = self.champions or [model]
+            if model in self.champions:
+                while self.champions[-1] != model:
+                    self.champions.pop()
+            else:
+                # one that a former way back had left behind
+                self.champions.append(model)
         elif event == "revoke":
             self.revoked[entry["digest"]] = entry["reason"]
         else:
