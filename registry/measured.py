@@ -72,7 +72,7 @@ def read_result(
     said = said.get("digest") if isinstance(said, dict) else result.get("suite_digest", said)
     if said != suite.digest:
         raise ValueError(
-            f"{folder} was measured on the suite {str(said)[:12]}, not {suite.name} ({suite.digest[:12]}): measure again"
+            f"{folder} is of the suite {str(said)[:12]}, not {suite.name} ({suite.digest[:12]}): measure it again"
         )
     parts = load_measurements(folder / MEASUREMENTS_FILE, suite.measures)
     if not parts:

@@ -54,8 +54,9 @@ class ChampionChangedError(ValueError):
 
 @dataclass(frozen=True)
 class GateAnswer:
-    """outcome: the gate's ("better", "refused", "not better", "undecided"), "first" where there was no champion, or "not
-    asked". passed: may it be promoted. reasons: why not, a sentence each. details: the decision as it is told."""
+    """outcome: the gate's ("better", "refused", "not better", "undecided"), "first" where there was no champion, "not
+    asked" where something else refuses. passed: may it be promoted. reasons: why not, a sentence each. details: the
+    decision as it is told."""
 
     outcome: str
     passed: bool
@@ -209,11 +210,12 @@ def commit_promotion(
         registry.commit([gate | {"passed": False, "reasons": ["the champion changed meanwhile"]}])
         now = str(history.champion)[:12]
         raise ChampionChangedError(
-            f"the champion changed from {str(asked.champion)[:12]} to {now} while this was decided, so that nothing was "
-            f"promoted: compare with {now}, by the same command"
+            f"the champion changed from {str(asked.champion)[:12]} to {now} while this was decided, so nothing was "
+            f"promoted: the same command compares with {now}"
         )
     for each in asked.candidates:
         if why := history.why_revoked(each):
+            registry.commit([gate | {"passed": False, "reasons": why}])
             raise ValueError(f"{each[:12]} cannot be promoted: {why[0]}")
     forced = force if force is not None and not answer.passed else None
     if not answer.passed and forced is None:

@@ -1,7 +1,7 @@
 """The registry: models with their lineage, measurements of them, one champion, and a log that all of it follows from.
 
     runs/registry/models/<weights>/   model/, recipe.json, card.json, measured/<digest>/
-    runs/registry/log.jsonl           add | measure | gate | force | promote | rollback | revoke (`brine.registry.history`)
+    runs/registry/log.jsonl           what was done, a line each (`brine.registry.history`)
     runs/registry/champion            a link to one of the models
 
 Every change is written to the log first; cards and the pointer follow from it, and are made again at the next open
