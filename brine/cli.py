@@ -20,7 +20,7 @@ COMMANDS = {
         "brine.evals.repository.run",
         "repository-level completion: names defined in another file of the package",
     ),
-    "registry": ("brine.registry.cli.main", "models with their lineage: add, measure, promote, roll back, revoke, verify"),
+    "registry": ("brine.registry.cli.main", "models with their lineage: add, measure, promote, roll back, verify"),
     "convert": ("brine.convert", "rewrite a run, corpus, model or plan of a version before 0.2, in place"),
     "check-cluster": (
         "brine.training.parallel.check_cluster",

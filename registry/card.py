@@ -116,4 +116,4 @@ def card_text(base: Mapping[str, Any], history: History) -> str:
 
 
 def _without_chain(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name not in ("line", "before", "event", "model")}
+    return {name: value for name, value in entry.items() if name not in ("line", "previous", "event", "model")}

@@ -1,6 +1,6 @@
 """An append-only log of JSON lines in which each line carries the SHA-256 of the line before.
 
-    log.jsonl    {"line": 3, "before": "<SHA-256 of line 2>", "event": "promote", ...}
+    log.jsonl    {"line": 3, "previous": "<SHA-256 of line 2>", "event": "promote", ...}
     head.json    how many lines have been applied, with the SHA-256 of the last of them
     log.torn     last lines that a kill cut off, as they were
 
@@ -55,7 +55,7 @@ class ChainedLog:
         damaged: dict[int, str] = {}
         for index, line in enumerate(lines):
             entry = parse_object(line.decode(errors="replace"))
-            if entry is None or not isinstance(entry.get("before"), str) or not isinstance(entry.get("line"), int):
+            if entry is None or not isinstance(entry.get("previous"), str) or not isinstance(entry.get("line"), int):
                 damaged[index] = "is not a line of this log"
             entries.append(entry or {})
         numbers = self._find_gaps(entries, damaged, damage)
@@ -63,13 +63,13 @@ class ChainedLog:
         for index, found in enumerate(hashes):
             said = last_hash if index + 1 == len(lines) and num_applied == numbers[index] else None
             if index + 1 < len(lines) and numbers[index] + 1 == numbers[index + 1]:
-                said = entries[index + 1].get("before")
+                said = entries[index + 1].get("previous")
             if said is not None and said != found:
                 damaged.setdefault(index, "differs from what the next line, or the head, says of it")
-        if entries and numbers[0] == 1 and entries[0].get("before", "") != "":
+        if entries and numbers[0] == 1 and entries[0].get("previous", "") != "":
             damaged.setdefault(0, "is the first, but names a line before it")
         for index, why in damaged.items():
-            # a line whose own `before` changed makes its predecessor look changed too
+            # a line whose own `previous` changed makes its predecessor look changed too
             if why.startswith("differs") and index + 1 in damaged:
                 continue
             damage.append(f"{self.path} line {index + 1} {why}")
@@ -83,7 +83,7 @@ class ChainedLog:
         before = scan.hashes[-1] if scan.hashes else ""
         made, text = [], b""
         for number, entry in enumerate(entries, start=len(scan.entries) + 1):
-            made.append({"line": number, "before": before, **entry})
+            made.append({**entry, "line": number, "previous": before})
             line = to_json_line(made[-1]).encode()
             before = hashlib.sha256(line.rstrip(b"\n")).hexdigest()
             text += line

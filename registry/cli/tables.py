@@ -59,7 +59,8 @@ def show_tables(card: Mapping[str, Any], history: History) -> list[Any]:
     commit = str(card["commit"]) + (f" (differences {card['diff'][:SHORT]})" if card["diff"] else "")
     facts = [
         ("weights", model), ("state", state_of(model, history)), ("run", f"{card['run']}/{card['stage']}"),
-        ("commit", commit), ("setting", card["setting"]), ("seeds", _pairs(card["seeds"])), ("tokenizer", card["tokenizer"]),
+        ("commit", commit), ("setting", card["setting"]), ("seeds", _pairs(card["seeds"])),
+        ("tokenizer", card["tokenizer"]),
         ("consent", _pairs({name: "?" if count is None else count for name, count in card["consent"].items()})),
         ("FLOPs", f"{_flops(card['compute_cost']):.3g}"),
     ]  # fmt: skip
