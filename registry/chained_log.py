@@ -143,6 +143,8 @@ class ChainedLog:
                     expected = said
                 else:
                     damaged[index] = f"has the number {said}, not {expected}"
+                    # a line that comes twice
+                    expected = said if isinstance(said, int) and follows == said + 1 else expected
             numbers.append(expected)
             expected += 1
         return numbers
