@@ -1,4 +1,4 @@
-"""A promotion in a forked process that kills itself at its k-th file-system step, or in the middle of a write."""
+"""An action in a forked process that kills itself at its k-th file-system step, or in the middle of a write."""
 
 from __future__ import annotations
 
@@ -61,20 +61,20 @@ def promote(root: Path, models: list[str]):
     return Registry(root).promote(models, SUITE, gate=FAKE_GATE)
 
 
-def count_steps(root: Path, models: list[str]) -> int:
-    """Steps of a whole promotion."""
+def count_steps(action: Callable[[], object]) -> int:
+    """Steps of a whole action."""
     with counted_steps(lambda *_: None) as made:
-        assert promote(root, models).model
+        action()
     return len(made)
 
 
-def promote_and_die(root: Path, models: list[str], point: int, fraction: float | None) -> bool:
-    """Promote in a child that dies there; returns whether it was killed (else it had ended before)."""
+def run_and_die(action: Callable[[], object], point: int, fraction: float | None = None) -> bool:
+    """Run an action in a child that dies there; returns whether it was killed (else it had ended before)."""
     child = os.fork()
     if child == 0:
         try:
             with counted_steps(kill_at(point, fraction)):
-                promote(root, models)
+                action()
         except BaseException:
             traceback.print_exc()
             os._exit(3)
