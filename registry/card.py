@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brine.common.files import digest, file_digest, finite, read_json, to_plain
 from brine.common.renamed import current_file
+from brine.data.corpus.store import EncodedCorpus
 from brine.evals.run_files import stage_costs
 from brine.inference.load import TOKENIZER
 from brine.registry.history import History
@@ -21,8 +24,8 @@ from brine.registry.lineage import Lineage, read_stage, seeds_in, trace
 
 DERIVED = ("measured", "forced", "revoked")
 """Sections of a card that follow from the log."""
-UNSTATED = "unstated"
-"""Consent class of sources that do not state one."""
+UNKNOWN = "unknown"
+"""Class of consent of sources that do not state one."""
 KNOWN_STAGES = ("small", "select", "large_salt", "large_baseline")
 
 
@@ -57,9 +60,10 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
                    for name, entry in lineage.stages.items()},
         "sources": lineage.sources,
         "parents": lineage.parents,
+        "unknown_parents": lineage.unknown_parents,
         "tokenizer": file_digest(run / stage / "model" / TOKENIZER),
         "compute_cost": stage_costs(run, names & set(KNOWN_STAGES)),
-        "consent": consent_counts(recipe, lineage, run),
+        "consent": consent_counts(run, lineage),
         "kept_stale": read_json(current_file(run / "kept_stale.json")) or {},
         "result": {key: value for key, value in top.result.items() if key != "kept"},
         "missing": missing,
@@ -67,31 +71,24 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
     return finite(to_plain(card)), lineage
 
 
-def consent_counts(recipe: Any, lineage: Lineage, run: Path) -> dict[str, int | None]:
-    """{consent class: documents} over the recipe's sources; None where a stage does not say how many."""
-    corpus = (recipe.get("corpus") if isinstance(recipe, dict) else None) or {}
-    encoded = _result_of(lineage, run, "encoded")
-    sources = corpus.get("sources") or ()
-    if not sources:
-        return {UNSTATED: encoded.get("documents")}
-    by_source = encoded.get("sources") if isinstance(encoded.get("sources"), dict) else {}
-    counts: Counter[str] = Counter()
-    unknown = set()
-    for number, source in enumerate(sources):
-        source = source if isinstance(source, dict) else {}
-        name, consent = str(source.get("name", number)), str(source.get("consent") or UNSTATED)
-        found = by_source.get(name)
-        found = found.get("documents") if isinstance(found, dict) else found
-        counts[consent] += found or 0
-        unknown |= set() if isinstance(found, int) else {consent}
-    return {name: None if name in unknown else count for name, count in sorted(counts.items())}
-
-
-def _result_of(lineage: Lineage, run: Path, name: str) -> dict[str, Any]:
-    if not any(entry["name"] == name for entry in lineage.stages.values()):
-        return {}
-    stage = read_stage(run / name)
-    return stage.result if stage is not None else {}
+def consent_counts(run: Path, lineage: Lineage) -> dict[str, int | None]:
+    """{class of consent: documents} of the corpus; one source without a class counts as "unknown"."""
+    names = {entry["name"]: entry for entry in lineage.stages.values()}
+    encoded = read_stage(run / "encoded") if "encoded" in names else None
+    documents = None if encoded is None else encoded.result.get("documents")
+    store = run / "encoded" / "store"
+    classes = {
+        str(source["name"]): str(source.get("consent", UNKNOWN))
+        for source in (read_json(store / "meta.json") or {}).get("corpus_sources") or ()
+    }
+    if not classes:
+        return {UNKNOWN: documents}
+    corpus = EncodedCorpus.open(store)
+    counts = Counter(dict.fromkeys(classes.values(), 0))
+    for name, count in zip(corpus.sources, np.bincount(corpus.source, minlength=len(corpus.sources)), strict=True):
+        # a source's documents are named after it
+        counts[classes.get(name.partition(":")[0], UNKNOWN)] += int(count)
+    return dict(sorted(counts.items()))
 
 
 def card_base(card: Mapping[str, Any]) -> dict[str, Any]:

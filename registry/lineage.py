@@ -19,9 +19,9 @@ from brine.pipeline.stage_backup import DONE_FILE
 
 STORE_FOLDER = ".store"
 SOURCE_INPUTS = ("source", "sources", "manifest", "media", "corpus", "filter_log", "tokenizer", "pool")
-"""Inputs that are known by the digest of their content; a name may go on after a dot, as in `sources.base`."""
+"""Inputs that are known by the digest of their content; a name may go on, as in `source wiki`."""
 WEIGHT_INPUTS = ("init_from", "teacher")
-"""Inputs that are weights of a model of another run, by their SHA-256."""
+"""Inputs that are weights of a model of another run, by their SHA-256; a training's settings name them too."""
 SELECTION_STAGES = ("select",)
 """Stages without weights whose seeds move with those of training."""
 _CONTENT = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +38,7 @@ class StageRecord:
     aliases: frozenset[str]
     inputs: dict[str, str]
     config: Any
-    revision: int | None
+    revision: int
     result: dict[str, Any]
     weights: str | None
 
@@ -55,6 +55,12 @@ class Lineage:
     code: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     setting: str = ""
+
+    @property
+    def unknown_parents(self) -> list[str]:
+        """Weights that no stage of the run made."""
+        own = {stage["fingerprint"] for stage in self.stages.values()}
+        return sorted({weights for weights in self.parents.values() if weights not in own})
 
     @property
     def digests(self) -> list[str]:
@@ -78,7 +84,7 @@ def read_stage(folder: Path) -> StageRecord | None:
     return StageRecord(
         real.parent.name if stored else folder.name, folder, str(name), frozenset(map(str, aliases)),
         {str(each): str(value) for each, value in (inputs if isinstance(inputs, Mapping) else {}).items()},
-        key.get("config"), key.get("revision"), result, weights,
+        key.get("config"), key.get("revision", 1), result, weights,
     )  # fmt: skip
 
 
@@ -88,6 +94,7 @@ class StageIndex:
     def __init__(self, run: Path):
         folders = [folder for folder in sorted(run.iterdir()) if (folder / DONE_FILE).is_file()]
         self._stages = [stage for stage in map(read_stage, folders) if stage is not None]
+        self._stored: list[StageRecord] | None = None
         self._stores = {run.parent / STORE_FOLDER}
         self._stores |= {
             real.parents[1] for folder in folders if (real := folder.resolve()).parents[1].name == STORE_FOLDER
@@ -98,12 +105,10 @@ class StageIndex:
         for stage in self._stages:
             if name in stage.aliases:
                 return stage
-        for store in sorted(self._stores):
-            for folder in sorted(store.glob(f"*/{name}")) if name.isalnum() else ():
-                if (stage := read_stage(folder)) is not None:
-                    self._stages.append(stage)
-                    return stage
-        return None
+        if self._stored is None:
+            folders = [mark.parent for store in sorted(self._stores) for mark in sorted(store.glob(f"*/*/{DONE_FILE}"))]
+            self._stored = [stage for stage in map(read_stage, folders) if stage is not None]
+        return next((stage for stage in self._stored if name in stage.aliases), None)
 
 
 def trace(run: Path, stage: str) -> Lineage:
@@ -139,7 +144,7 @@ def _follow(stage: StageRecord, index: StageIndex, lineage: Lineage, *, settings
     lineage.stages[stage.digest] = record
     inputs = {}
     for name, value in sorted(stage.inputs.items()):
-        word, found = re.split(r"[./]", name)[0], index.find(value)
+        word, found = re.split(r"[ ./]", name)[0], index.find(value)
         inputs[name] = value
         if word in WEIGHT_INPUTS:
             lineage.parents[name] = found.weights or value if found else value
@@ -153,6 +158,9 @@ def _follow(stage: StageRecord, index: StageIndex, lineage: Lineage, *, settings
             if found.weights and word not in WEIGHT_INPUTS:
                 lineage.parents["teacher" if found.name == "small" else found.name] = found.weights
             inputs[name] = _follow(found, index, lineage, settings=settings)
+    train = stage.config.get("train") if isinstance(stage.config, Mapping) else None
+    if isinstance(train, Mapping) and train.get("init_digest"):
+        lineage.parents["init_from"] = str(train["init_digest"])
     moves = stage.weights is not None or stage.name in SELECTION_STAGES
     config = _without_seeds(stage.config) if moves else stage.config
     settings[stage.digest] = digest([stage.name, config, stage.revision, inputs])

@@ -146,9 +146,9 @@ def prepare(
         refuse("the candidates differ in more than the seeds of training: give the confirmation seeds of one setting")
     elif len({_seed_key(card) for card in cards.values()}) < len(cards):
         refuse("two candidates have the same seeds of training: give different ones")
-    for model, card in cards.items():
-        if card["missing"]:
-            reasons.append(f"the lineage of {model[:12]} is incomplete, without {'; '.join(card['missing'])}")
+    for model in cards:
+        if gaps := lineage_gaps(registry, model):
+            reasons.append(f"the lineage of {model[:12]} is incomplete, without {'; '.join(gaps)}")
     ordered = tuple(sorted(candidates, key=lambda model: _seed_key(cards[model])))
     champions: tuple[str, ...] = ()
     equals: tuple[str, ...] = ()
@@ -234,6 +234,21 @@ def commit_promotion(
     )
     registry.commit(lines)
     return Promotion(model, asked.champion, answer, uses, asked.candidates, forced)
+
+
+def lineage_gaps(registry: Registry, model: str) -> list[str]:
+    """What is missing of a model's lineage, that of its registered parents included."""
+    added, gaps = registry.history.added, []
+    for name in sorted(registry.history.contains(model) & added.keys()):
+        card = registry.card(name)
+        of = "" if name == model else f" (of its parent {name[:12]})"
+        gaps += [f"{gap}{of}" for gap in card["missing"]]
+        gaps += [
+            f"the model {parent[:12]} that it was trained from{of}, which is not in this registry: add it"
+            for parent in card["unknown_parents"]
+            if parent not in added
+        ]
+    return gaps
 
 
 def _seed_key(card: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:

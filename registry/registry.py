@@ -272,7 +272,7 @@ class Registry:
         """Hold the registry for writing, repaired and read anew. Raises TimeoutError that names who holds it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with file_lock(
-            self.root / LOCK_FILE, what=f"with the registry {self.root} before {what}", timeout_s=LOCK_WAIT_S
+            self.root / LOCK_FILE, what=f"its work in the registry {self.root}, before {what}", timeout_s=LOCK_WAIT_S
         ):
             self._load()
             self._repair()

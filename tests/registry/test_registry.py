@@ -6,12 +6,22 @@ import time
 
 import pytest
 
-from brine.common.files import read_json, read_jsonl, write_json
+from brine.common.files import digest, read_json, read_jsonl, write_json
 from brine.registry.history import History
 from brine.registry.promotion import ChampionChangedError
 from brine.registry.registry import Registry
 from brine.registry.verify import verify
-from tests.registry.fakes import CLEAN, FAKE_GATE, SUITE, add_setting, make_run, sha, value_of, write_measured
+from tests.registry.fakes import (
+    CLEAN,
+    FAKE_GATE,
+    SUITE,
+    add_setting,
+    make_run,
+    sha,
+    value_of,
+    write_measured,
+    write_stage,
+)
 
 BETTER = {"learning_rate": 2e-3, "bits_per_byte": 1.5}
 
@@ -44,7 +54,7 @@ def test_a_model_is_added_with_everything_that_it_was_made_from(registry, runs):
     small = read_json(run / "small" / "done")["result"]["fingerprint"]
     assert card["parents"] == {"teacher": small} and card["commit"] == CLEAN["commit"]
     assert card["seeds"] == {"seed": 3, "small.seed": 3, "large.seed": 3}
-    assert card["consent"] == {"unstated": 40} and card["compute_cost"]["large_salt"]["student"]["flops"] == 5e9
+    assert card["consent"] == {"unknown": 40} and card["compute_cost"]["large_salt"]["student"]["flops"] == 5e9
     assert card["recipe"] == read_json(run / "recipe.json") and card["tokenizer"] == sha("tokenizer\n")
     weights = folder / "model" / "model.safetensors"
     assert weights.samefile(run / "large_salt" / "model" / "model.safetensors")
@@ -56,7 +66,7 @@ def test_stages_that_are_links_into_a_store_are_followed(registry, runs):
     run = make_run(runs, "demo")
     for stage in ("corpus", "encoded", "small", "large_salt"):
         mark = read_json(run / stage / "done")
-        stored = runs / ".store" / stage / mark["digest"]
+        stored = runs / ".store" / stage / digest(mark["key"])
         stored.parent.mkdir(parents=True, exist_ok=True)
         os.rename(run / stage, stored)
         if stage != "corpus":
@@ -84,6 +94,32 @@ def test_what_is_missing_of_a_lineage_is_named_and_it_cannot_be_promoted(registr
     assert any(said in reason for reason in registry.card(model)["missing"])
     found = promote(registry, [model])
     assert found.model is None and said in found.answer.reasons[0] and registry.champion is None
+
+
+def test_weights_of_another_run_must_be_registered_with_their_lineage(registry, runs):
+    parent_run = make_run(runs, "parent", code={"commit": None, "diff": None})
+    weights = read_json(parent_run / "large_salt" / "done")["result"]["fingerprint"]
+    child = registry.add(make_run(runs, "child", learning_rate=5e-3, init_from=weights))
+    registry.measure(child, write_measured(runs / "m", child), SUITE)
+    reasons = promote(registry, [child]).answer.reasons
+    assert len(reasons) == 1 and f"the model {weights[:12]} that it was trained from" in reasons[0]
+    assert registry.add(parent_run) == weights
+    reasons = promote(registry, [child]).answer.reasons
+    assert len(reasons) == 1 and f"(of its parent {weights[:12]})" in reasons[0]
+
+
+def test_weights_named_by_the_settings_of_a_training_are_a_parent(registry, runs):
+    parent = registry.add(make_run(runs, "parent"))
+    run = make_run(runs, "child", learning_rate=5e-3)
+    mark = read_json(run / "large_salt" / "done")
+    config = mark["key"]["config"]
+    config["train"]["init_digest"] = parent
+    write_stage(run / "large_salt", config=config, inputs=mark["key"]["inputs"], result=mark["result"])
+    child = registry.add(run)
+    assert registry.card(child)["parents"]["init_from"] == parent and registry.card(child)["unknown_parents"] == [
+        parent
+    ]
+    assert registry.revoke(parent, reason="x") == [parent, child]
 
 
 def test_a_dirty_tree_is_incomplete_also_where_the_next_command_was_clean(registry, runs):
