@@ -200,12 +200,17 @@ def commit_promotion(
     """
     history, model = registry.history, asked.median
     suite = suite_identity(asked.suite)
-    gate = {"event": "gate", "models": list(asked.candidates), "champion": asked.champion, "suite": suite}
+    gate: dict[str, Any] = {
+        "event": "gate",
+        "models": list(asked.candidates),
+        "champion": asked.champion,
+        "suite": suite,
+    }
     gate |= {"outcome": answer.outcome, "passed": answer.passed, "reasons": list(answer.reasons)}
     gate |= {"conditions": vars(asked.conditions) if asked.conditions else None, "decision": answer.details}
-    uses = history.gate_uses[asked.suite.digest] + 1
-    if answer.outcome not in ("first", "not asked"):
-        gate["uses"] = uses
+    was_asked = answer.outcome not in ("first", "not asked")
+    uses = history.gate_uses[asked.suite.digest] + was_asked
+    gate |= {"uses": uses} if was_asked else {}
     if history.champion != asked.champion:
         registry.commit([gate | {"passed": False, "reasons": ["the champion changed meanwhile"]}])
         now = str(history.champion)[:12]

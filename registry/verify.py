@@ -63,7 +63,7 @@ def _pointer_damage(root: Path, champion: str | None, *, damaged_log: bool) -> I
 
 def _model_damage(folder: Path, history: History, *, damaged_log: bool) -> Iterator[str]:
     entry = history.added[folder.name]
-    files = entry.get("files") if isinstance(entry.get("files"), dict) else {}
+    files: dict[str, str] = entry.get("files") or {}
     yield from damaged_files(folder, files)
     weights = files.get(f"model/{WEIGHTS}")
     if weights != folder.name and not damaged_log:
