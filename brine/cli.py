@@ -20,6 +20,7 @@ COMMANDS = {
         "brine.evals.repository.run",
         "repository-level completion: names defined in another file of the package",
     ),
+    "self-play": ("brine.salt.self_play.command", "make training documents by questions whose answers a rule checks"),
     "convert": ("brine.convert", "rewrite a run, corpus, model or plan of a version before 0.2, in place"),
     "check-cluster": (
         "brine.training.parallel.check_cluster",

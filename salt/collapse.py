@@ -10,11 +10,12 @@ words (runs of letters, digits and underscores, and single other characters):
 
 Two sets of texts are compared at an equal number of words, cut in the order of a hash, since a longer text has fewer
 distinct n-grams for each word. The texts of a round are compared with those of the first round and with true ones. The
-rule (`CollapseConfig`) fires when a distinct ratio falls below 0.75 of its reference, entropy below 0.85 of it, the
-mean length leaves a half to twice it, or the repetition is above it by 0.2. Of 100 pairs of samples of the same lines
-of code, the worst distinct ratio was 0.78 of the other's at 440 words and 0.87 at 1,100, the worst entropy 0.89 and
-0.96, the greatest difference of repetition 0.15 and 0.11: these are changes and not chance. With fewer than 400 words
-nothing is decided, and the result says so.
+rule (`CollapseConfig`) fires when a distinct ratio falls below 0.75 of that of the first round, or below 0.6 of that of
+true texts (the surer answers of any model have less variety than the truth, in the first round already), when entropy
+falls below 0.85 of its reference, when the mean length leaves a half to twice it, or the repetition is above it by 0.2.
+Of 100 pairs of samples of the same lines of code, the worst distinct ratio was 0.78 of the other's at 440 words and
+0.87 at 1,100, the worst entropy 0.89 and 0.96, the greatest difference of repetition 0.15 and 0.11: the limits are
+beyond chance. With fewer than 400 words nothing is decided, and the result says so.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import Literal
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 ORDERS = (1, 2, 3, 4)
+FIRST_ROUND, TRUE = "first round", "true"
+"""Names of the two references."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class CollapseConfig:
     """How far the texts of a round may be from their references. Raises ValueError for a setting out of range."""
 
     min_distinct_ratio: float = 0.75
-    """Least distinct ratio of each order, over the reference's."""
+    """Least distinct ratio of each order, over that of the first round, or of another reference."""
+    min_true_distinct_ratio: float = 0.6
+    """The same over that of true texts."""
     min_entropy_ratio: float = 0.85
     """Least entropy of words, over the reference's."""
     min_length_ratio: float = 0.5
@@ -49,7 +54,7 @@ class CollapseConfig:
     """Words on either side below which nothing is decided."""
 
     def __post_init__(self):
-        for name in ("min_distinct_ratio", "min_entropy_ratio", "min_length_ratio"):
+        for name in ("min_distinct_ratio", "min_true_distinct_ratio", "min_entropy_ratio", "min_length_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"CollapseConfig.{name} = {getattr(self, name)} must lie in [0, 1)")
         if not (self.max_length_ratio > 1 and self.max_more_repetition > 0 and self.min_words >= 1):
@@ -119,7 +124,7 @@ def text_statistics(texts: Iterable[Sequence[str]]) -> TextStatistics:
 def watch_collapse(
     texts: Iterable[str], references: Mapping[str, Iterable[str]], config: CollapseConfig | None = None
 ) -> CollapseResult:
-    """Compare the texts of a round with each reference ("first round", "true"). Give each kind of document its own
+    """Compare the texts of a round with each reference (FIRST_ROUND, TRUE). Give each kind of document its own
     call: a change of the mixture is no collapse."""
     config = config or CollapseConfig()
     own = _in_hash_order(texts)
@@ -159,8 +164,9 @@ def _breaches(
     ours: TextStatistics, theirs: TextStatistics, lengths: tuple[float, float], name: str, config: CollapseConfig
 ) -> list[str]:
     found = []
+    least = config.min_true_distinct_ratio if name == TRUE else config.min_distinct_ratio
     for order, own, other in zip(ORDERS, ours.distinct, theirs.distinct, strict=True):
-        if own < config.min_distinct_ratio * other:
+        if own < least * other:
             found.append(f"distinct {order}-grams {own:.3f} against {other:.3f} of the {name}")
     if ours.entropy < config.min_entropy_ratio * theirs.entropy:
         found.append(f"entropy of words {ours.entropy:.2f} bits against {theirs.entropy:.2f} of the {name}")

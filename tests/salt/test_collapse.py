@@ -4,7 +4,6 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
-import torch
 
 from brine.data.files.source_files import read_source
 from brine.salt.collapse import CollapseConfig, text_statistics, watch_collapse, watch_kinds
