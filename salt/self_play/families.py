@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 from brine.salt.self_play.scene import ContextPart, Scene, SceneQuestion, distinct_questions
 from brine.salt.self_play.source_text import SourceText, keys_spelled
+from brine.synth.config import INSTALL, SynthError
 from brine.synth.kinds.data_tables import DataTable, ask_table
+from brine.synth.needles.haystacks import LIBRARIES
 from brine.synth.needles.needle import audio_spec, draw_needle, image_spec, question
 
 LEVELS = (1, 2, 3)
@@ -155,5 +158,17 @@ FAMILIES: dict[str, SceneFn] = {
     "read_audio": lambda rng, level, source, write: reading_scene(rng, level, source, write, audio=True),
 }
 """Name -> a function that makes a scene; None where the model's own text is of no use."""
+LIBRARIES_OF = {"needle_image": "image", "table_image": "image", "read_image": "image", "read_audio": "audio"}
+"""Family -> the modality that its media are of."""
 WRITING = ("read_image", "read_audio")
 """Families whose text the model writes itself."""
+
+
+def check_libraries_of(families: Iterable[str]) -> None:
+    """Raises SynthError naming the family and the libraries that its media need and that are missing."""
+    for family in families:
+        needed = LIBRARIES.get(LIBRARIES_OF.get(family, ""), ())
+        if missing := [name for name in needed if find_spec(name) is None]:
+            raise SynthError(
+                f"{family} takes {', '.join(missing)}, not installed here: {INSTALL} or leave out {family}"
+            )

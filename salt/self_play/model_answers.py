@@ -4,6 +4,7 @@ and a text of its own."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,18 @@ from brine.inference.load import LoadedModel
 from brine.inference.prefill import prefill_prompts
 from brine.inference.sampling import SamplingConfig
 from brine.inference.static.decoder import TOKENS_PER_SYNC, collect_tokens
+from brine.model.device import autocast, device_of
 from brine.salt.pseudo_label import mean_log_probabilities
 
 
 class ModelAnswers:
-    """A model with the media of one folder. batch_size: prompts of one forward."""
+    """A model with the media of one folder. batch_size: prompts of one forward; compute_dtype: of matmuls."""
 
-    def __init__(self, loaded: LoadedModel, root: Path, *, temperature: float, batch_size: int = 32):
-        self.loaded, self.root = loaded, Path(root).resolve()
+    def __init__(
+        self, loaded: LoadedModel, root: Path, *, temperature: float, batch_size: int = 32,
+        compute_dtype: torch.dtype | None = None,
+    ):  # fmt: skip
+        self.loaded, self.root, self.compute_dtype = loaded, Path(root).resolve(), compute_dtype
         self.temperature, self.batch_size = temperature, batch_size
         self.vocab_size = loaded.tokenizer.vocab_size
         # an answer is over at a line end
@@ -57,7 +62,8 @@ class ModelAnswers:
         for first in range(0, len(order), self.batch_size):
             chosen = order[first : first + self.batch_size]
             decoder = self._prefill([prompts[number] for number in chosen], 1)
-            share = decoder.step().double().softmax(-1)
+            with self._autocast():
+                share = decoder.step().double().softmax(-1)
             found[chosen] = torch.special.entr(share).sum(-1).cpu().numpy()
         return found
 
@@ -73,7 +79,9 @@ class ModelAnswers:
             decoder = self._prefill([prompts[number] for number in chosen], max_tokens)
             sampling = SamplingConfig(self.temperature, seed=seed + batch)
             groups = decoder.groups(max_tokens, sampling=sampling, stop=self.stop, every=TOKENS_PER_SYNC)
-            for number, ids in zip(chosen, collect_tokens(groups, len(chosen), stop=self.stop), strict=True):
+            with self._autocast():
+                found = collect_tokens(groups, len(chosen), stop=self.stop)
+            for number, ids in zip(chosen, found, strict=True):
                 answers[number].append(tokenizer.decode(ids))
         return answers
 
@@ -85,7 +93,8 @@ class ModelAnswers:
     def confidence(self, prompts: Sequence[EncodedDocument], targets: Sequence[str]) -> np.ndarray:
         """(n,) float64: mean log-probability of each target's tokens, nats, at most 0."""
         ids = [self.target_ids(target) for target in targets]
-        scores, _flops = mean_log_probabilities(self.loaded, list(prompts), ids, batch_size=self.batch_size)
+        with self._autocast():
+            scores, _flops = mean_log_probabilities(self.loaded, list(prompts), ids, batch_size=self.batch_size)
         return np.minimum(scores, 0.0)
 
     def write(self, leads: Sequence[str], *, max_tokens: int, seed: int) -> list[str]:
@@ -93,6 +102,11 @@ class ModelAnswers:
         prompts = [self.encode((Text(lead, loss_mask=False),)) for lead in leads]
         return [answer for (answer,) in self.sample(prompts, num_answers=1, max_tokens=max_tokens, seed=seed)]
 
+    def _autocast(self) -> AbstractContextManager:
+        # media are decoded outside, in float32
+        return autocast(device_of(self.loaded.model), self.compute_dtype)
+
     def _prefill(self, prompts: list[EncodedDocument], max_tokens: int) -> DynamicDecoder:
-        prefilled = prefill_prompts(self.loaded.model, prompts, max_tokens=max_tokens)
+        with self._autocast():
+            prefilled = prefill_prompts(self.loaded.model, prompts, max_tokens=max_tokens)
         return DynamicDecoder(self.loaded.model, prefilled, vocab_size=self.vocab_size)

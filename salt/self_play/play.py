@@ -37,13 +37,12 @@ from brine.common.files import (
 )
 from brine.data.document import Document
 from brine.inference.load import WEIGHTS, LoadedModel
-from brine.model.device import autocast, device_of
 from brine.salt.collapse import FIRST_ROUND, TRUE, CollapseResult, watch_kinds
 from brine.salt.content import ContentHasher
 from brine.salt.pseudo_pool import PseudoEntry, accumulate, choose_within, read_pool, write_pool
 from brine.salt.self_play.block import PlayedCase, play_block
 from brine.salt.self_play.config import SelfPlayConfig
-from brine.salt.self_play.families import WRITING
+from brine.salt.self_play.families import WRITING, check_libraries_of
 from brine.salt.self_play.model_answers import ModelAnswers
 from brine.salt.self_play.source_text import SourceText
 from brine.synth.render_worker import Renderer
@@ -74,6 +73,7 @@ def self_play(
     digests of held-out cases (`ContentHasher.identities`). Raises ValueError for a folder of other settings.
     """
     folder = Path(folder)
+    check_libraries_of(config.families)
     (folder / "blocks").mkdir(parents=True, exist_ok=True)
     origin = file_digest(loaded.folder / WEIGHTS)
     pools = [read_pool(pool) for pool in earlier]
@@ -85,9 +85,8 @@ def self_play(
     with file_lock(folder / ".lock", what=f"self-play in {folder}", timeout_s=60.0):
         _check_settings(folder, settings)
         played: dict[str, list[PlayedCase]] = {}
-        with autocast(device_of(loaded.model), compute_dtype):
-            for family in config.families:
-                played[family] = _play_family(loaded, folder, config, family, source, say)
+        for family in config.families:
+            played[family] = _play_family(loaded, folder, config, family, source, compute_dtype, say)
         result = _finish(folder, config, played, pools, held_out, known, origin)
     return result
 
@@ -102,7 +101,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 def _play_family(
     loaded: LoadedModel, folder: Path, config: SelfPlayConfig, family: str, source: SourceText,
-    say: Callable[[str], None],
+    compute_dtype: torch.dtype | None, say: Callable[[str], None],
 ) -> list[PlayedCase]:  # fmt: skip
     played: list[PlayedCase] = []
     for number, first in enumerate(range(0, config.num_cases, config.block_size)):
@@ -115,7 +114,7 @@ def _play_family(
             root = Path(scratch).resolve()
             (root / ".partial").mkdir()
             with closing(Renderer(root, utterance_timeout_s=20.0)) as renderer:
-                model = ModelAnswers(loaded, root, temperature=config.temperature)
+                model = ModelAnswers(loaded, root, temperature=config.temperature, compute_dtype=compute_dtype)
                 cases = play_block(
                     model, source, renderer, config, family=family, number=number, size=size, before=played
                 )
