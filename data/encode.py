@@ -27,7 +27,9 @@ from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, EncodedDocument
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, Tokenizer
 
 
-def encode(document: Document, *, root: Path | MediaRoots, tokenizer: Tokenizer, config: EncodeConfig) -> EncodedDocument:
+def encode(
+    document: Document, *, root: Path | MediaRoots, tokenizer: Tokenizer, config: EncodeConfig
+) -> EncodedDocument:
     """Decode and assemble one document of the folder `root`. DocumentError for media that cannot be decoded."""
     root = resolved_root(root)
     media = [decode_part(part, root, config) for part in document.parts if not isinstance(part, Text)]

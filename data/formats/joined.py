@@ -70,7 +70,13 @@ def open_sources(
         return None if None in counts else sum(counts)
 
     described = tuple(
-        {"name": source.name, "consent": source.consent, "path": str(found.path.resolve()), "format": found.format}
+        {
+            "name": source.name,
+            "consent": source.consent,
+            "path": str(found.path.resolve()),
+            "format": found.format,
+            "sha256": found.digest(False),
+        }  # fmt: skip
         for source, found in zip(sources, opened, strict=True)
     )
     containers = tuple(
@@ -79,13 +85,6 @@ def open_sources(
     label = Path(" + ".join(source.name for source in sources))
     format = " + ".join(dict.fromkeys(found.format for found in opened))
     return DocumentSource(label, format, roots, read, digest, count, containers, described=described)
-
-
-def source_digests(
-    sources: Sequence[CorpusSource], *, synth: Path | None = None, max_file_mib: float = 256.0
-) -> dict[str, str]:
-    """Digest of each source's words and names by its name, without its media."""
-    return {source.name: _open(source, synth, max_file_mib).fingerprint(media=False) for source in sources}
 
 
 def _open(source: CorpusSource, synth: Path | None, max_file_mib: float) -> DocumentSource:

@@ -67,7 +67,8 @@ class DocumentSource:
     containers: tuple[str, ...] = ()
     """Tars and tables that the documents are in, relative to `root`."""
     described: tuple[dict[str, str], ...] = ()
-    """Where this one joins several (`joined`): name, consent, path and format of each."""
+    """Where this one joins several (`joined`): name, consent, path, format and digest
+    of each."""
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files without a record (binary files, links ...), and notes, by the latest whole reading."""
     split_origins: dict[str, Counter] = field(default_factory=dict)
