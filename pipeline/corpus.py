@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]]:
-    """Path of the documents to train on (several sources: joined), and the digests that identify them; makes a synthetic corpus if none is
-    given."""
+    """Path of the documents to train on (of several sources: the joined source), and the digests that identify them;
+    makes a synthetic corpus if none is given."""
     config = run.recipe.corpus
     if config.manifest is not None and is_corpus(config.manifest):
         if config.filters:

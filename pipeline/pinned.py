@@ -1,8 +1,8 @@
 """What a recipe takes over from an earlier run: its tokenizer (`corpus.tokenizer`), its weights (`init_from`).
 
 `pin` finds and checks both before anything is built, and puts into the recipe what follows from them: the size of the
-vocabulary, and the weights' digest. Names that are no path, "champion" above all, are resolved by a callable from above,
-since the registry stands above the pipeline. Stages are known by digests, never by paths or names.
+vocabulary, and the weights' digest. Names that are no path, "champion" above all, are resolved by a callable from
+above, since the registry stands above the pipeline. Stages are known by digests, never by paths or names.
 """
 
 from __future__ import annotations

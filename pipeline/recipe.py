@@ -40,8 +40,8 @@ class CorpusConfig:
     """Several sources instead of `manifest`, mixed into one corpus: NAME=PATH, with ,weight=W ,consent=CLASS
     ,format=FORMAT after it where needed; `synth` is the synthetic corpus (`brine.data.formats.corpus_source`)."""
     tokenizer: str | None = None
-    """Tokenizer to use instead of one trained on the documents: a tokenizer.json, a built corpus, a run, a model folder,
-    or a model of a registry ("champion", or a digest). `vocab_size` follows from it."""
+    """Tokenizer to use instead of one trained on the documents: a tokenizer.json, a built corpus, a run, a model
+    folder, or a model of a registry ("champion", or a digest). `vocab_size` follows from it."""
     filters: tuple[str, ...] = ()
     """Filters that leave documents out of training, in this order: exact_duplicates, near_duplicates, text_quality,
     media_quality (`brine.data.filters`)."""

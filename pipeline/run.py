@@ -45,7 +45,8 @@ def run_pipeline(
     """Run all stages of a recipe and return the run folder. Finished stages are skipped; those in `rerun` are trained
     again and, with `extend`, those with more steps continue; their old folders are renamed.
     explain_out_of_memory: a context around each training that turns running out of memory into advice
-    (`brine.planner.out_of_memory`). resolve_model: the folder of "champion", or of another model of a registry. Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
+    (`brine.planner.out_of_memory`). resolve_model: the folder of "champion", or of another model of a registry.
+    Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
     if tracker is not None:
         # before anything is renamed or trained
         require_tensorboard()

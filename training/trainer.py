@@ -73,10 +73,10 @@ class Trainer:
     """Trains a model in place to `config.num_steps`, from the newest checkpoint under `folder` on.
 
     model: initialised, the same on every rank; or on the meta device, and then initialised from `config.seed` once its
-    parameters are on their device. `initial` replaces these weights, a checkpoint any. folder: gets `checkpoints/`, `metrics.jsonl`,
-    `events.jsonl` and `compute_cost.json`. runtime: from `resolve_runtime`, applied by `apply_runtime`. cost_category:
-    `student` or `teacher_training`. kinds: names of the batch's kinds of document. on_step: called with the number of
-    steps done after each."""
+    parameters are on their device. `initial` replaces these weights, and a checkpoint replaces those. folder: gets
+    `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `compute_cost.json`. runtime: from `resolve_runtime`, applied by
+    `apply_runtime`. cost_category: `student` or `teacher_training`. kinds: names of the batch's kinds of document.
+    on_step: called with the number of steps done after each."""
 
     def __init__(
         self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,

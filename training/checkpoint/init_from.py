@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
