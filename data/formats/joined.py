@@ -76,7 +76,7 @@ def open_sources(
             "path": str(found.path.resolve()),
             "format": found.format,
             "sha256": found.digest(False),
-        }  # fmt: skip
+        }
         for source, found in zip(sources, opened, strict=True)
     )
     containers = tuple(

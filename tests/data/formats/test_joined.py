@@ -165,7 +165,7 @@ def test_what_one_source_holds_out_is_not_trained_on_from_another(picture, left,
 def test_what_is_held_out_in_a_tar_counts_too(tmp_path):
     import tarfile
 
-    train, held = held_out_pair(tmp_path, picture=(9, 9, 9))
+    train, _ = held_out_pair(tmp_path, picture=(9, 9, 9))
     (tmp_path / "tars").mkdir()
     with tarfile.open(tmp_path / "tars" / "test.tar", "w") as tar:
         tar.add(tmp_path / "held" / "z.png", "s.png")
@@ -247,10 +247,10 @@ def test_sources_that_do_not_go_together(texts, said):
 
 
 def test_a_source_that_cannot_be_opened_is_named(two, tmp_path):
-    with pytest.raises(ValueError, match="source gone: .*does not exist"):
+    with pytest.raises(ValueError, match=r"source gone: .*does not exist"):
         open_sources((*two, CorpusSource("gone", tmp_path / "gone")))
     built(two, tmp_path / "corpus")
-    with pytest.raises(ValueError, match="source again: .* is a built corpus"):
+    with pytest.raises(ValueError, match=r"source again: .* is a built corpus"):
         open_sources((two[0], CorpusSource("again", tmp_path / "corpus")))
     with pytest.raises(ValueError, match="source synth: the synthetic corpus was not made"):
         open_sources((CorpusSource("synth"),))

@@ -267,7 +267,7 @@ def test_a_schedule_of_a_joined_source_moves_all_of_its_documents():
 
 
 def test_a_weight_of_a_source_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="corpus:one.*must lie in"):
+    with pytest.raises(ValueError, match=r"corpus:one.*must lie in"):
         Mixture({}, {"one": -1})
     # without joined sources a name is a pattern like any other
     with pytest.raises(ValueError, match="no source matches 'wikitext'"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from brine.common.files import read_jsonl
 from brine.inference.load import WEIGHTS, save_model
@@ -17,11 +18,32 @@ from brine.training.checkpoint.checkpoint import list_checkpoints
 from brine.training.checkpoint.init_from import check_fits, differing_settings, find_initial_weights
 from brine.training.config import TrainConfig
 from brine.training.optimizer import Optimizer
-from tests.training.tiny_run import SHARD, TinyModel, final_bytes, final_tensors, tiny_config, tiny_source, tiny_train
+from tests.training.tiny_run import (
+    SHARD,
+    TinyModel,
+    final_bytes,
+    final_tensors,
+    tiny_config,
+    tiny_rows,
+    tiny_source,
+    tiny_train,
+)
 
 CONSTANT = {"warmup_steps": 0, "final_lr_fraction": 1.0, "checkpoint_every": 3}
 """A learning rate that never changes."""
 SHAPE = ModelConfig(vocab_size=40, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=16, window=9)
+
+
+def test_the_first_step_has_the_loss_of_the_given_weights(tmp_path):
+    config = tiny_config(num_steps=1, warmup_steps=0, log_every=1)
+    given = TinyModel(seed=7)
+    tiny_train(tmp_path / "old", config=config, model=given)
+    path = list_checkpoints(tmp_path / "old" / "checkpoints")[-1].folder
+    tiny_train(tmp_path / "new", config=config, initial=find_initial_weights(path))
+    batch = tiny_rows(0, 4)
+    logits = given(batch.inputs) @ given.head_weight.T
+    loss = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten().long(), ignore_index=-100)
+    assert read_jsonl(tmp_path / "new" / "metrics.jsonl")[0]["loss"] == pytest.approx(float(loss), rel=1e-6)
 
 
 def later(config, *, steps: int):
@@ -182,7 +204,7 @@ def test_without_a_checkpoint_of_the_last_step_no_optimizer_is_kept(stage):
         (stage / "done").write_text(json.dumps({"result": {"step": 7}}))
         find_initial_weights(stage, init_optimizer=True)
     shutil.rmtree(stage / "checkpoints")
-    with pytest.raises(ValueError, match="kept no checkpoint of its last step.*leave out init_optimizer"):
+    with pytest.raises(ValueError, match=r"kept no checkpoint of its last step.*leave out init_optimizer"):
         find_initial_weights(stage, init_optimizer=True)
     assert find_initial_weights(stage).checkpoint is None
 
@@ -192,7 +214,7 @@ def test_damaged_weights_are_refused(stage):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="was altered after it was written.*give another checkpoint"):
+    with pytest.raises(ValueError, match=r"was altered after it was written.*give another checkpoint"):
         find_initial_weights(stage, init_optimizer=True)
     weights = stage / "model" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:50])
