@@ -264,19 +264,23 @@ def load_weights(
 
 def check_shapes(own: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], *, source: str) -> None:
     """Raise ValueError naming the first differences between a model's tensors and those in `source`, both as shapes."""
-    wrong = [f"{name} is missing" for name in own if name not in found]
-    wrong += [f"{name} is unknown to the model" for name in found if name not in own]
-    wrong += [
-        f"{name} is {tuple(found[name])} there and {tuple(shape)} in the model"
-        for name, shape in own.items()
-        if name in found and tuple(found[name]) != tuple(shape)
-    ]
-    if wrong:
+    if wrong := shape_differences(own, found):
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(
             f"{source} was saved from a model of another shape: {'; '.join(wrong[:3])}{more}; use the config it was "
             "trained with, or train in a new run folder"
         )
+
+
+def shape_differences(own: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> list[str]:
+    """How tensors that were found differ from a model's own, by their shapes: a phrase for each name."""
+    wrong = [f"{name} is missing" for name in own if name not in found]
+    wrong += [f"{name} is unknown to the model" for name in found if name not in own]
+    return wrong + [
+        f"{name} is {tuple(found[name])} there and {tuple(shape)} in the model"
+        for name, shape in own.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
 
 
 def save_model(

@@ -96,6 +96,8 @@ def estimate_stages(recipe: Recipe, *, flops_per_s: float, compiled: bool) -> li
 def _corpus(recipe: Recipe) -> StageEstimate:
     if recipe.corpus.manifest is not None:
         return StageEstimate("corpus", 0.0, str(recipe.corpus.manifest))
+    if not recipe.corpus.uses_synth:
+        return StageEstimate("corpus", 0.0, " + ".join(source.name for source in recipe.corpus.sources))
     synth = recipe.corpus.synth
     splits = [synth.counts(split) for split in ("train", "validation", "test")]
     numbers = {kind: sum(sum(split.by_level(kind).values()) for split in splits) for kind in KINDS}
@@ -107,7 +109,7 @@ def _corpus(recipe: Recipe) -> StageEstimate:
 
 def _cells(recipe: Recipe, split: str, per_cell: int) -> int:
     """Documents that a measurement takes of a split; of a given corpus one cell, since its cells are not known."""
-    if recipe.corpus.manifest is not None:
+    if recipe.corpus.manifest is not None or recipe.corpus.sources:
         return per_cell
     counts: SynthCounts = recipe.corpus.synth.counts(split)
     return sum(min(per_cell, number) for kind in KINDS for number in counts.by_level(kind).values())
