@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from brine.evals.seed_variance import CrossedVariance, crossed_variance
+from brine.evals.comparison.seed_variance import CrossedVariance, crossed_variance
 
 SIZES = ("equal", "lognormal", "pareto")
 FORMS = ("bits", "gain", "unpaired")
