@@ -25,8 +25,8 @@ from brine.evals.comparison.seed_variance import CrossedVariance, crossed_varian
 
 SIZES = ("equal", "lognormal", "pareto")
 FORMS = ("bits", "gain", "unpaired")
-CHUNK_CELLS = 2_000_000
-"""Problems are made in chunks of about so many numbers."""
+CHUNK_CELLS = 100_000
+"""Problems are made in chunks of about so many numbers, which stay in a core's cache."""
 
 
 @dataclass(frozen=True)
