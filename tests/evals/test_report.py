@@ -166,8 +166,8 @@ def test_one_seed_has_differences_and_no_verdict(run, outcome):
     assert sentence == (
         "After the same number of steps, the loss with SALT is 0.0312 nats per token below the baseline's "
         "(\u22120.0400 to \u22120.0200 over documents); at equal cost it is 0.0049 above (0.0029 to 0.0070 over "
-        "documents), and the same when the small model's training is counted too. One seed of training gives no verdict: "
-        "two equal trainings differ as well."
+        "documents), and the same when the small model's training is counted too. One seed of training gives no "
+        "verdict: two equal trainings differ as well."
     )
     results = json.loads((run / "evaluate" / "results.json").read_text())
     (run / "evaluate" / "results.json").write_text(json.dumps(results | {"compare": compare}))
