@@ -13,7 +13,7 @@ COMMANDS = {
     "plan": ("brine.planner.command", "estimate memory, step time and the best mesh of a recipe"),
     "generate": ("brine.inference.generate", "generate text or chat with a trained model"),
     "eval": ("brine.evals.cli:evaluate", "evaluate a trained model on other documents"),
-    "compare": ("brine.evals.cli:compare", "compare two evaluated runs on the same documents"),
+    "compare": ("brine.evals.cli:compare", "compare evaluated runs on the same documents, over seeds"),
     "report": ("brine.evals.cli:report", "rebuild summary.json and report.html of a run"),
     "needle": ("brine.evals.needle.run", "run the needle-in-a-haystack evaluation"),
     "repository": (

@@ -109,7 +109,7 @@ class CompareRequest(ComputeOptions):
 
     def run(self) -> None:
         """Print a table and one JSON object. Raises ValueError for a mistake in the request."""
-        from brine.evals import compare as comparison
+        from brine.evals.comparison import runs as comparison
 
         sides, models = self.sides, self.models or (None, None)
         if self.on is None and max(map(len, sides)) == 1:

@@ -29,7 +29,7 @@ from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.inspect.check import default_decode_workers
 from brine.data.tokenizer import Tokenizer
-from brine.evals.compare import load_losses, summarize_losses
+from brine.evals.comparison.runs import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
