@@ -101,7 +101,7 @@ class Trigrams:
         return [text for text, _ in written[:count] if text]
 
 
-def feed(lines, *, capped: bool, rounds: int = 5, count: int = 300):
+def feed(lines, *, capped: bool, rounds: int = 5, count: int = 200):
     """Outcomes of the watch after each round: on its own last output alone, or on real data with a capped share."""
     rng, real = random.Random(0), lines[:600]
     model, first, outcomes, pool = Trigrams(real), None, [], []
@@ -129,4 +129,4 @@ def test_a_line_that_feeds_on_itself_is_stopped_and_a_capped_one_is_not(lines):
     assert any("of the true" in one for one in alone[-1].breaches)
     capped = feed(lines, capped=True)
     assert [one.outcome for one in capped] == ["ok"] * 5, [one.breaches for one in capped]
-    assert feed(lines, capped=False)[-1] == alone[-1], "the watch is deterministic"
+    assert feed(lines, capped=False, rounds=1)[0] == alone[0], "the watch is deterministic"

@@ -260,7 +260,7 @@ def test_media_of_kept_documents_are_beside_the_manifest(loaded, source, tmp_pat
             return [["no"] * num_answers for _ in prompts]
 
     monkeypatch.setattr(play, "ModelAnswers", Reads)
-    monkeypatch.setattr("brine.salt.self_play.block.is_right", lambda response, question: True)
+    monkeypatch.setattr("brine.salt.self_play.block.matches_answer", lambda response, question: True)
     config = SelfPlayConfig(families=("table_image", "read_image", "needle_image"), num_cases=6, certain_confidence=0.0)
     result = self_play(loaded, tmp_path, config, source=source, say=quiet)
     documents = list(read_manifest(tmp_path / "pool.jsonl"))
