@@ -104,7 +104,8 @@ class BuildRequest(SourceOptions):
     write the same bytes. --workers: decoders, blocks at a time, or decoders (CPUs) of each block."""
     address: str | None = None
     """Address of the Ray cluster ("auto", "host:port"); one of this machine alone is started if not given."""
-    shard_documents: tyro.conf.Suppress[int] = 4096
+    shard_documents: Count = 4096
+    """Items of a block, after which a shard is closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
