@@ -16,6 +16,7 @@ import torch
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.processes import TrainingInterrupted
 from brine.data.formats.open import check_path_exists
+from brine.pipeline.pinned import pin
 from brine.pipeline.run import run_pipeline
 from brine.planner.estimate_run import estimate_run
 from brine.planner.out_of_memory import explain_out_of_memory
@@ -50,15 +51,17 @@ def main(argv: list[str] | None = None, *, prog: str = "brine train") -> int:
 
 
 def _run(launch: LaunchConfig) -> None:
-    if launch.recipe.corpus.manifest is not None:
-        # before anything slow: the trial compilation alone takes a minute
-        check_path_exists(launch.recipe.corpus.manifest)
+    corpus = launch.recipe.corpus
+    # before anything slow: the trial compilation alone takes a minute
+    for path in (corpus.manifest, *(source.path for source in corpus.sources)):
+        if path is not None:
+            check_path_exists(path)
     if launch.dry_run:
-        print(estimate_run(launch.recipe), flush=True)
+        print(estimate_run(pin(launch.recipe)[0]), flush=True)
         return
     run_pipeline(
-        launch.recipe, runs=launch.runs, tracker=launch.tracker, extend=launch.extend, rerun=launch.rerun,
-        explain_out_of_memory=explain_out_of_memory,
+        launch.recipe, runs=launch.runs, store=launch.store, tracker=launch.tracker, extend=launch.extend,
+        rerun=launch.rerun, explain_out_of_memory=explain_out_of_memory,
     )  # fmt: skip
 
 

@@ -20,15 +20,18 @@ import numpy as np
 
 from brine.data.config import EncodeConfig
 from brine.data.document import MODALITIES, Document, Text, modality_of
+from brine.data.files.roots import MediaRoots, resolved_root
 from brine.data.lengths import audio_second
 from brine.data.media.decode import Decoded, DecodedAudio, DecodedImage, DecodedVideo, decode_part
 from brine.data.sequence import FIELDS, MODALITY_CONTEXTS, EncodedDocument
 from brine.data.tokenizer import EOS_ID, MEDIA_END_ID, MEDIA_START_ID, MEDIA_TOKEN_ID, Tokenizer
 
 
-def encode(document: Document, *, root: Path, tokenizer: Tokenizer, config: EncodeConfig) -> EncodedDocument:
+def encode(
+    document: Document, *, root: Path | MediaRoots, tokenizer: Tokenizer, config: EncodeConfig
+) -> EncodedDocument:
     """Decode and assemble one document of the folder `root`. DocumentError for media that cannot be decoded."""
-    root = Path(root).resolve()
+    root = resolved_root(root)
     media = [decode_part(part, root, config) for part in document.parts if not isinstance(part, Text)]
     return assemble(document, media, tokenizer, config)
 

@@ -12,28 +12,36 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brine.common.files import file_digest, read_json
+from brine.common.files import digest, file_digest, read_json
 from brine.data.corpus.file_records import find_changed_files
+from brine.data.corpus.media_digest import media_digest
 from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import quarantine_summary
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
+from brine.data.corpus.swap import FILTER_LOG
+from brine.data.files.roots import MediaRoots
 from brine.data.files.source_files import read_source, source_hash
 from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
 from brine.data.formats.open import open_source
+from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
 from brine.pipeline.model_stages import STORE, check_same_documents
+from brine.pipeline.sources import join_sources_of
 from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE
-from brine.pipeline.stage_store import logger
+from brine.pipeline.stage_store import PipelineStage, logger
 from brine.synth import build_synth_corpus
 
 if TYPE_CHECKING:
     from brine.pipeline.run import Pipeline
 
+MEDIA_HASHES = ".media"
+"""In the store: the remembered hashes of media."""
 
-def find_documents(run: Pipeline) -> tuple[Path, dict[str, str]]:
-    """Path of the documents to train on, and the digests that identify them; makes a synthetic corpus if none is
-    given."""
+
+def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]]:
+    """Path of the documents to train on (of several sources: the joined source), and the digests that identify them;
+    makes a synthetic corpus if none is given."""
     config = run.recipe.corpus
     if config.manifest is not None and is_corpus(config.manifest):
         if config.filters:
@@ -48,21 +56,30 @@ def find_documents(run: Pipeline) -> tuple[Path, dict[str, str]]:
         source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
         inputs = {"manifest": source.fingerprint(media=False)}
         check_same_documents(run.store, source.path, digest=inputs["manifest"])
-        return config.manifest, inputs | _media_input(run, source.root, inputs)
+        return config.manifest, inputs | _media_input(run, source, inputs)
+    synth = _make_synth_corpus(run) if config.uses_synth else None
+    if config.sources:
+        joined, inputs = join_sources_of(run, None if synth is None else synth.folder / "manifest.jsonl")
+        return joined, inputs | _media_input(run, joined, inputs)
+    inputs = {"corpus": synth.digest}
+    return synth.folder / "manifest.jsonl", inputs | _changed_media(run, synth.folder.resolve(), inputs)
+
+
+def _make_synth_corpus(run: Pipeline) -> PipelineStage:
+    config = run.recipe.corpus
     synth = dataclasses.replace(config.synth, source=config.source)
     files, _ = read_source(synth.source, min_file_bytes=synth.min_file_bytes, max_file_kib=synth.max_file_kib)
-    check_same_documents(run.store, None, digest=source_hash(files), source=config.source)
+    if not config.sources:
+        check_same_documents(run.store, None, digest=source_hash(files), source=config.source)
 
     def build(folder: Path) -> dict:
         summary = build_synth_corpus(synth, folder)
         return {"fingerprint": file_digest(folder / "manifest.jsonl"), "documents": summary["documents"]}
 
-    stage = run.stage(
+    return run.stage(
         "corpus", build, config=synth, inputs={"source": source_hash(files)}, keep_if_inputs_change=True,
         output_names=("manifest.jsonl", "summary.json", "media", ".partial"),
     )  # fmt: skip
-    inputs = {"corpus": stage.digest}
-    return stage.folder / "manifest.jsonl", inputs | _media_input(run, stage.folder.resolve(), inputs)
 
 
 def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
@@ -83,7 +100,23 @@ def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
         raise ValueError(trouble)
 
 
-def _media_input(run: Pipeline, root: Path, inputs: dict[str, str]) -> dict[str, str]:
+def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) -> dict[str, str]:
+    """{"media": digest of the contents of all media} as a further input of the encoded stage.
+
+    A run that was begun without it compares the media with what it encoded.
+    """
+    begun = (read_json(run.folder / "encoded" / STAGE_FILE) or {}).get("inputs")
+    if run.store.content is None or (begun is not None and not (run.folder / "encoded").is_symlink()):
+        return _changed_media(run, source.root, inputs)
+    found = {}
+    if run.world.is_main:
+        most = run.recipe.corpus.encode.max_file_mib
+        memory = run.store.content.root / MEDIA_HASHES
+        found = {"media": media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)}
+    return run.world.broadcast(found)
+
+
+def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str]) -> dict[str, str]:
     """{"media": digest of the changed media} as a further input of the encoded stage; {} until some have changed.
 
     While nothing changes the media keep the digest under which the stage was begun.
@@ -101,14 +134,17 @@ def _media_input(run: Pipeline, root: Path, inputs: dict[str, str]) -> dict[str,
     return run.world.broadcast(named)
 
 
-def encode(run: Pipeline, folder: Path, manifest: Path) -> dict:
-    """Train the tokenizer on the training split's text, then encode every document, unless the corpus is built."""
+def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict:
+    """Train the tokenizer on the training split's text, unless one is given, then encode every document, unless the
+    corpus is built."""
     config = run.recipe.corpus
-    if is_corpus(manifest):
+    if is_built(manifest):
         corpus = EncodedCorpus.open(manifest)
     else:
-        source = open_source(manifest, max_file_mib=config.encode.max_file_mib)
-        tokenizer = train_tokenizer(iter_texts(source.documents()), config.vocab_size)
+        source = manifest
+        if not isinstance(source, DocumentSource):
+            source = open_source(manifest, max_file_mib=config.encode.max_file_mib)
+        tokenizer = run.pinned.tokenizer or train_tokenizer(iter_texts(source.documents()), config.vocab_size)
         workers = config.synth.workers
         corpus = build_corpus(
             source, folder / STORE, tokenizer=tokenizer, config=config.encode, num_workers=workers, progress=True
@@ -122,13 +158,23 @@ def encode(run: Pipeline, folder: Path, manifest: Path) -> dict:
     return {"documents": corpus.num_documents, "quarantined": len(quarantined), "fingerprint": corpus.fingerprint}
 
 
+def is_built(documents: Path | DocumentSource) -> bool:
+    """Whether the documents are a built corpus."""
+    return not isinstance(documents, DocumentSource) and is_corpus(documents)
+
+
 def apply_filters(run: Pipeline, folder: Path) -> dict:
-    """Undo all filter passes of the corpus, then apply those of the recipe."""
-    filter_log = FilterLog.open(run.data)
-    while len(filter_log):
-        filter_log.undo()
+    """Apply the filters of the recipe; the corpus itself, which other runs may use, is not touched."""
     config = run.recipe.corpus
-    filter_log = run_filters(run.data, config.filters, num_workers=config.synth.workers, progress=True)
+    filter_log = run_filters(
+        run.data, config.filters, folder=folder / FILTER_LOG, num_workers=config.synth.workers, progress=True
+    )
     logger.info("%s", filter_log.report())
     (folder / "filter_passes.txt").write_text(filter_log.report() + "\n", encoding="utf-8")
     return {"kept": int(filter_log.kept_mask().sum()), "fingerprint": filter_log.digest}
+
+
+def filter_log(run: Pipeline) -> FilterLog:
+    """The filter passes of the recipe; those of former runs lie in their corpus."""
+    folder = run.folder / "filtered" / FILTER_LOG
+    return FilterLog.open(run.data, folder if folder.is_dir() else None)

@@ -76,6 +76,8 @@ def train_config_of(recipe: Recipe, name: str) -> TrainConfig:
 def stage_settings(recipe: Recipe, name: str, *, config: TrainConfig, runtime: Runtime) -> dict[str, Any]:
     """A training stage's configuration, which identifies the stage beside its inputs (`brine.common.config_fields`)."""
     settings = {"train": config, "packing": recipe.packing, "seed": recipe.seed, "runtime": runtime}
+    if weights := recipe.corpus.source_weights:
+        settings["source_weights"] = weights
     return {**settings, "salt": recipe.salt} if name == "large_salt" else settings
 
 

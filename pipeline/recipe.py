@@ -13,6 +13,7 @@ from pathlib import Path
 from brine.common.config_fields import operational
 from brine.data.config import EncodeConfig
 from brine.data.filters.registry import check_filter_names
+from brine.data.formats.corpus_source import CorpusSource, check_sources
 from brine.data.packing.length_schedule import LengthSchedule
 from brine.data.packing.mixture import Mixture
 from brine.evals.config import EvalConfig
@@ -35,6 +36,12 @@ class CorpusConfig:
     manifest: Path | None = None
     """Documents to train on instead of a synthetic corpus: a folder, manifest, tar or Parquet file of any format that
     `brine.data.formats` reads, or a corpus written by `brine data build`, with its filter passes."""
+    sources: tuple[CorpusSource, ...] = ()
+    """Several sources instead of `manifest`, mixed into one corpus: NAME=PATH, with ,weight=W ,consent=CLASS
+    ,format=FORMAT after it where needed; `synth` is the synthetic corpus (`brine.data.formats.corpus_source`)."""
+    tokenizer: str | None = None
+    """Tokenizer to use instead of one trained on the documents: a tokenizer.json, a built corpus, a run, a model
+    folder, or a model of a registry ("champion", or a digest). `vocab_size` follows from it."""
     filters: tuple[str, ...] = ()
     """Filters that leave documents out of training, in this order: exact_duplicates, near_duplicates, text_quality,
     media_quality (`brine.data.filters`)."""
@@ -46,11 +53,31 @@ class CorpusConfig:
     """How media become patches."""
 
     def __post_init__(self):
+        object.__setattr__(self, "sources", tuple(self.sources))
+        object.__setattr__(self, "tokenizer", None if self.tokenizer is None else str(self.tokenizer))
+        if self.sources and self.manifest == MANIFEST_REQUIRED:
+            object.__setattr__(self, "manifest", None)
         if self.source is not None and self.manifest is not None:
             raise ValueError("corpus.source and corpus.manifest exclude each other: give one of the two")
+        if self.sources and self.manifest is not None:
+            raise ValueError("corpus.sources and corpus.manifest exclude each other: make the manifest a source")
+        if self.sources and self.source is not None and not self.uses_synth:
+            raise ValueError("corpus.source has no effect without the source `synth` in corpus.sources: add it")
+        check_sources(self.sources)
         check_filter_names(self.filters)
         if self.vocab_size < 267:
             raise ValueError(f"corpus.vocab_size = {self.vocab_size}: 256 bytes and 11 special tokens need 267 or more")
+
+    @property
+    def source_weights(self) -> dict[str, float]:
+        """Weight of each source whose weight is not 1; a training stage's settings hold them."""
+        return {source.name: source.weight for source in self.sources if source.weight != 1}
+
+    @property
+    def uses_synth(self) -> bool:
+        """Whether documents are made by rule, all or some of them."""
+        given = any(source.path is None for source in self.sources)
+        return given if self.sources else self.manifest is None
 
 
 @dataclass(frozen=True)
@@ -71,7 +98,8 @@ class PackingConfig:
     mixture: tuple[str, ...] = ()
     """Sampling weights by kind or source: "kind:page=2", "kind:page/1=2", "source:wikitext*=0.1"; a weight may vary
     over the run by points progress:weight ("kind:page=0:0.5,0.5:2"). Default weight 1; kinds not in the corpus are
-    ignored and logged."""
+    ignored and logged. The name of one of `corpus.sources` stands for all of its documents, and multiplies its weight.
+    """
     max_excluded_fraction: float = operational(0.5)
     """Maximum fraction of training documents that may be excluded as too long; above it the run stops with an error."""
     length_schedule: tuple[str, ...] = ()

@@ -17,7 +17,6 @@ from brine.common.files import differences, file_digest, read_json
 from brine.data.corpus.statistics import roles_in
 from brine.data.packing.extendable_plan import build_extendable_plan, same_prefix
 from brine.data.packing.length_schedule import LengthSchedule
-from brine.data.packing.mixture import Mixture
 from brine.data.packing.plan import PackingPlan
 from brine.evals.validation import Validator
 from brine.inference.load import save_model
@@ -25,14 +24,15 @@ from brine.model.transformer import Transformer
 from brine.pipeline import model_stages
 from brine.pipeline.evaluate_stage import load_trained_model
 from brine.pipeline.model_stages import train_config_of
+from brine.pipeline.sources import mixture_of
 from brine.pipeline.stage_backup import STAGE_FILE
-from brine.pipeline.stage_store import logger
 from brine.salt.distill import Distillation
 from brine.salt.selection import require_selected, score_documents
 from brine.training.checkpoint.checkpoint import load_weights
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import TrainConfig
 from brine.training.logging.compute_cost import CostAccounting
+from brine.training.logging.environment import code_version
 from brine.training.logging.metrics import make_sinks
 from brine.training.micro_batch import PackedSequenceSource
 from brine.training.parallel.parallelize import gather_state_dict
@@ -49,6 +49,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
     config = train_config_of(recipe, name)
 
     def build(folder: Path) -> dict:
+        code = code_version()
         # weights are initialized from the run's seed once the parameters are on their device
         model = Transformer(config.model, on_meta_device=True)
         plan = build_plan(run, config)
@@ -67,8 +68,9 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
                 cost_category=cost_category,
                 kinds=tuple(run.data.kinds),
                 distillation=distillation,
+                initial=run.pinned.initial_of(name),
                 validate=Validator(run.data, run.tokenizer, recipe.evals, compute_dtype=runtime.compute_dtype),
-                sinks=make_sinks(folder, tensorboard=run.tracker is not None) if world.is_main else (),
+                sinks=make_sinks(folder, run.tracker) if world.is_main else (),
             ).run()
         weights, fingerprint = gather_state_dict(model), None
         if world.is_main:
@@ -83,7 +85,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
                 trained_context_tokens=longest, trained_roles=roles_in(run.data, np.flatnonzero(trained)),
             )  # fmt: skip
             fingerprint = file_digest(folder / "model" / "model.safetensors")
-        return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint}
+        return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint, "code": code}
 
     run.stage(
         name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),
@@ -131,10 +133,7 @@ def select(run: Pipeline) -> list[int]:
 def build_plan(run: Pipeline, config: TrainConfig, *, documents=None, num_sequences: int | None = None) -> PackingPlan:
     """The packed sequences of a training run: of `documents`, or of all that filters left in the training split."""
     packing, total = run.recipe.packing, config.num_steps * config.global_batch_size
-    asked = Mixture.parse(packing.mixture)
-    mixture = asked.for_kinds(run.data.kinds)
-    if unknown := sorted(dict(asked.weights).keys() - dict(mixture.weights).keys()):
-        logger.info("packing.mixture names kinds that are not in the corpus: %s", ", ".join(unknown))
+    mixture = mixture_of(run.recipe.corpus, packing.mixture, run.data)
     # a run that may be extended must begin with the same sequences then
     build = build_extendable_plan if config.schedule == "wsd" and mixture.constant else PackingPlan.build
     # by the progress of the whole run, of which selected documents are only the beginning

@@ -18,11 +18,14 @@ from typing import Annotated, Any
 import tyro
 
 from brine.common.command_line import field_docstrings, one_line_errors
+from brine.data.formats.corpus_source import CorpusSource
 from brine.model.config import ModelConfig
 from brine.pipeline.model_stages import model_stages_of
 from brine.pipeline.recipe import MANIFEST_REQUIRED, MODEL_STAGES, CorpusConfig, Recipe
 from brine.recipes.registry import RECIPES, find_recipe, recipe_names
 from brine.synth import SynthConfig
+from brine.training.config import TrainConfig
+from brine.training.logging.metrics import sink_names
 
 FLATTENED = tyro.conf.arg(name="")
 """Annotation of a field whose options have no prefix."""
@@ -34,6 +37,7 @@ DERIVED: dict[type, dict[str, str]] = {
         "video_dim": "--corpus.encode.patch-size and --corpus.encode.tubelet-frames",
     },
     SynthConfig: {"source": "--corpus.source"},
+    TrainConfig: {"init_digest": "--large.init-from or --small.init-from"},
 }
 """Fields that a recipe derives from others, which are no options, and the options that decide them."""
 OTHER_NAMES = {
@@ -84,10 +88,12 @@ class LaunchConfig:
     """The run."""
     runs: Path = Path("runs")
     """Folder that holds the run folders."""
+    store: Path | None = None
+    """Folder of the stages that runs share (`brine store`), if not RUNS/.store."""
     dry_run: bool = False
     """Print parameters, tokens and estimated time, then stop."""
     tracker: str | None = None
-    """"tensorboard" also writes the metrics for TensorBoard."""
+    """Sink that also takes the metrics: "tensorboard", or one of an installed package (entry point `brine.sinks`)."""
     extend: bool = False
     """Continue with more steps (`--large.num-steps MORE`) where a trained model's schedule is "wsd", from the beginning
     of its decay; its old folder is renamed to STAGE.old-1."""
@@ -98,9 +104,10 @@ class LaunchConfig:
     """Show where an error came from, and log more."""
 
     def __post_init__(self):
-        if self.tracker not in (None, "tensorboard"):
+        if self.tracker is not None and self.tracker not in sink_names():
             raise ValueError(
-                f'tracker = {self.tracker!r}: only "tensorboard" is known; metrics.jsonl is always written'
+                f"tracker = {self.tracker!r} is unknown: choose {' or '.join(sink_names())}; metrics.jsonl is always "
+                "written"
             )
         if unknown := [name for name in self.rerun if name not in MODEL_STAGES]:
             raise ValueError(f"rerun = {unknown[0]!r}: choose from {', '.join(MODEL_STAGES)}; other stages follow")
@@ -143,6 +150,9 @@ def _parse(name: str, make: Callable[[], Recipe], rest: list[str], prog: str, *,
         description = f"Train recipe `{name}`: every option, with its value in this recipe."
     prog = prog if on_a_page else f"{prog} {name}"
     launch = parse_options(LaunchConfig(recipe), rest, prog=prog, description=description, on_a_page=on_a_page)
+    vocab = next((word for word in rest if word.replace("_", "-").startswith("--corpus.vocab-size")), None)
+    if vocab and launch.recipe.corpus.tokenizer is not None:
+        raise ValueError(f"{vocab} follows from --corpus.tokenizer {launch.recipe.corpus.tokenizer}: leave it out")
     if launch.recipe.corpus.manifest == MANIFEST_REQUIRED:
         raise ValueError(
             f"recipe {name} has no documents: give --corpus.manifest PATH, a folder, manifest, tar, Parquet file or "
@@ -165,9 +175,11 @@ def parse_options(default: Any, args: list[str], *, prog: str, description: str,
     on_a_page: leave the groups of the recipe's options out of --help. Raises ValueError in one line for an unknown
     option or a value that a dataclass refuses, SystemExit after --help.
     """
+    _check_sources(args)
     shows_help = bool({"-h", "--help"} & set(args))
     registry = tyro.constructors.ConstructorRegistry()
     registry.struct_rule(lambda info: _fields_of(info, default.recipe, on_a_page, shows_help))
+    registry.primitive_rule(_source_option)
     try:
         with registry, one_line_errors():
             return tyro.cli(type(default), default=default, args=args, prog=prog, description=description)
@@ -200,6 +212,28 @@ def _fields_of(info: Any, recipe: Recipe, on_a_page: bool, shows_help: bool) -> 
     return tyro.constructors.StructConstructorSpec(lambda **given: dataclasses.replace(info.default, **given), fields)
 
 
+def _check_sources(args: list[str]) -> None:
+    """Raise the ValueError of a source that cannot be read, which tyro would keep to itself."""
+    reading = False
+    for word in args:
+        if word.startswith("--"):
+            name, _, word = word.partition("=")
+            reading = name == "--corpus.sources"
+        if reading and word:
+            CorpusSource.parse(word)
+
+
+def _source_option(info: Any) -> Any:
+    """tyro's rule for one of `corpus.sources`, which is given in its short form."""
+    if info.type is not CorpusSource:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1, metavar="NAME=PATH[,weight=W][,consent=CLASS][,format=FORMAT]",
+        instance_from_str=lambda given: CorpusSource.parse(given[0]),
+        is_instance=lambda value: isinstance(value, CorpusSource), str_from_instance=lambda value: [str(value)],
+    )  # fmt: skip
+
+
 def _with_option(message: str) -> str:
     """An error message of a dataclass that begins with the option of the field that it refused."""
     refused = re.match(r"Error parsing (?:LaunchConfig|recipe\.([\w.]+)): (?:(\w+)(?= = ))?", message)
@@ -219,7 +253,7 @@ def _with_suggestion(message: str) -> str:
     given = unknown[1].replace("_", "-")
     prefix, _, name = given.rpartition(".")
     derived = {field.replace("_", "-"): option for fields in DERIVED.values() for field, option in fields.items()}
-    if name in derived and prefix.endswith(("model", "synth")):
+    if name in derived and (prefix.endswith(("model", "synth")) or name == "init-digest"):
         return f"--{unknown[1]} follows from {derived[name]}, which can be given"
     known = next((option for option, names in OTHER_NAMES.items() if {name, given} & set(names.split())), None)
     if known is None:

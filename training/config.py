@@ -97,6 +97,13 @@ class TrainConfig:
     """Maximum number of rollbacks per run."""
     seed: int = 0
     """Seed of the initial weights and of anything random within a step."""
+    init_from: str | None = operational(None)
+    """Weights to begin with instead of random ones: a run, a stage, a model folder, a checkpoint, or a model of a
+    registry ("champion", or a digest). Of the same shape and tokenizer (`corpus.tokenizer`)."""
+    init_optimizer: bool = affects_result_if(lambda train: train.init_from is not None, False)
+    """With `init_from`: continue with the optimizer state that the checkpoint kept; else the optimizer begins fresh."""
+    init_digest: str | None = None
+    """Digest of the weights of `init_from`, by which they are known wherever they lie; it follows from them."""
 
     def __post_init__(self):
         object.__setattr__(self, "keep_checkpoint_steps", tuple(self.keep_checkpoint_steps))
@@ -113,6 +120,10 @@ class TrainConfig:
         _check_choices(self, optimizer=OPTIMIZERS, schedule=SCHEDULES)
         if self.decay_steps is not None and self.decay_steps < 1:
             raise ValueError(f"decay_steps = {self.decay_steps}: give at least 1, or None to use decay_fraction")
+        object.__setattr__(self, "init_from", None if self.init_from is None else str(self.init_from))
+        if self.init_from is None and (self.init_optimizer or self.init_digest is not None):
+            given = "init_optimizer" if self.init_optimizer else "init_digest"
+            raise ValueError(f"{given} = {getattr(self, given)} needs init_from: give the weights to begin with")
         for name, weight in self.modality_context_weights:
             if name not in MODALITY_CONTEXTS or not 0 <= weight < float("inf"):
                 raise ValueError(

@@ -24,6 +24,7 @@ from brine.salt.distill import Distillation
 from brine.training.checkpoint import checkpoint as checkpoints
 from brine.training.checkpoint.async_checkpoint import AsyncCheckpointer
 from brine.training.checkpoint.checkpoint import Checkpoint, CheckpointError
+from brine.training.checkpoint.init_from import InitialWeights
 from brine.training.config import TrainConfig, learning_rate
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.guard import DivergenceGuard
@@ -72,21 +73,22 @@ class Trainer:
     """Trains a model in place to `config.num_steps`, from the newest checkpoint under `folder` on.
 
     model: initialised, the same on every rank; or on the meta device, and then initialised from `config.seed` once its
-    parameters are on their device. A checkpoint replaces its weights. folder: gets `checkpoints/`, `metrics.jsonl`,
-    `events.jsonl` and `compute_cost.json`. runtime: from `resolve_runtime`, applied by `apply_runtime`. cost_category:
-    `student` or `teacher_training`. kinds: names of the batch's kinds of document. on_step: called with the number of
-    steps done after each."""
+    parameters are on their device. `initial` replaces these weights, and a checkpoint replaces those. folder: gets
+    `checkpoints/`, `metrics.jsonl`, `events.jsonl` and `compute_cost.json`. runtime: from `resolve_runtime`, applied by
+    `apply_runtime`. cost_category: `student` or `teacher_training`. kinds: names of the batch's kinds of document.
+    on_step: called with the number of steps done after each."""
 
     def __init__(
         self, config: TrainConfig, *, model: Any, sequences: PackedSequenceSource, folder: Path, runtime: Runtime,
         name: str = "train", cost_category: str = "student", kinds: tuple[str, ...] = (),
         distillation: Distillation | None = None, validate: Validate | None = None, world: World | None = None,
         sinks: tuple[MetricsSink, ...] = (), quiet: bool = False, on_step: Callable[[int], None] | None = None,
+        initial: InitialWeights | None = None,
     ):  # fmt: skip
         world, folder = world or World(), Path(folder)
         self.config, self.runtime, self.world, self.folder, self.model = config, runtime, world, folder, model
         self.cost_category, self.kinds, self.distillation = cost_category, tuple(kinds), distillation
-        self.validate, self.on_step = validate, on_step
+        self.validate, self.on_step, self.initial = validate, on_step, initial
         num_batches = config.global_batch_size // (world.dp_size * config.micro_batch_size_on(world.dp_size))
         teacher: Any = None
         if distillation is not None:
@@ -162,7 +164,10 @@ class Trainer:
             self.progress.console.say(f"resumes from step {self.step}")
         else:
             record.truncate(-1)
-            record.event("started", step=0, runtime=self.runtime, world_size=ranks)
+            if self.initial is not None:
+                self.initial.load(self.model, self.optimizer)
+            begins_with = None if self.initial is None else self.initial.digest
+            record.event("started", step=0, runtime=self.runtime, world_size=ranks, init_digest=begins_with)
             self._save(scheduled=True)
         self.progress.console.at(self.step)
         self._begin_window()

@@ -26,6 +26,7 @@ from brine.common.files import file_digest, replacing
 from brine.data.document import Document, DocumentError, Quarantined, media_paths
 from brine.data.files.addresses import check_relative, split_address, untagged
 from brine.data.files.resolve import resolve_media
+from brine.data.files.roots import MediaRoots, locate
 from brine.data.formats.source import DocumentSource, recording_text_paths
 
 logger = logging.getLogger("brine.media")
@@ -165,7 +166,7 @@ def save_file_records(folder: Path, files: dict[str, FileRecord]) -> None:
     np.save(folder / "media.npy", np.array(rows, RECORD), allow_pickle=False)
 
 
-def find_changed_files(folder: Path, root: Path, *, max_file_mib: float) -> FileChanges:
+def find_changed_files(folder: Path, root: Path | MediaRoots, *, max_file_mib: float) -> FileChanges:
     """Files that differ from those that the corpus in `folder` was encoded from; touched ones get their new times."""
     files = changed = unrecorded = 0
     first, shard, digest, hashes = "", 0, hashlib.sha256(), {}
@@ -224,9 +225,10 @@ def _files_of(item: Document | Quarantined, texts: list[str]) -> Iterator[tuple[
             continue
 
 
-def _stamp(root: Path, path: str) -> Stamp:
+def _stamp(root: Path | MediaRoots, path: str) -> Stamp:
     try:
-        found = os.stat(f"{root}/{path}")
+        folder, inner = locate(root, path)
+        found = os.stat(f"{folder}/{inner}")
     except (OSError, ValueError):
         return -1, 0, 0, 0
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -238,7 +240,7 @@ def _racy_safe_stamp(stamp: Stamp) -> Stamp:
     return (stamp[0], stamp[1], 0, stamp[3]) if is_racy else stamp
 
 
-def _hash(root: Path, path: str, stamp: Stamp, max_file_mib: float) -> bytes:
+def _hash(root: Path | MediaRoots, path: str, stamp: Stamp, max_file_mib: float) -> bytes:
     """SHA-256 of a file that may be opened and is still as `stamp` says; UNUSABLE or CHANGED_WHILE_READ otherwise."""
     try:
         digest = bytes.fromhex(file_digest(resolve_media(root, path, max_file_mib=max_file_mib)))

@@ -35,6 +35,7 @@ from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, shard_path
 from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
 from brine.data.document import MODALITIES, Document, Part, Quarantined, parse_document
 from brine.data.files.addresses import check_relative
+from brine.data.files.roots import root_from_json, root_to_json
 from brine.data.formats.open import DocumentSource, open_source
 from brine.data.media.pool import DecodePool
 from brine.data.sequence import FIELDS, TOKEN_FIELDS, EncodedDocument
@@ -110,7 +111,7 @@ def build_corpus(
     if finished and not changes:
         return EncodedCorpus.open(folder)
     if former:
-        if not finished and not overwrite_other and former.get("manifest") != str(source.path.resolve()):
+        if not finished and not overwrite_other and former.get("manifest") != source.location:
             raise CorpusError(
                 f"folder {folder} holds the corpus of {former.get('manifest')}: give another folder, or delete it first"
             )
@@ -174,7 +175,8 @@ def _encode(
             f"no document of {source.path} can be used ({counts['quarantined']} quarantined; the first: "
             f"{counts['first_reason']}): see {build_folder / 'quarantine.jsonl'} and repair the files it names"
         )
-    meta = {"identity": identity, "manifest": str(source.path.resolve()), "root": str(source.root)}
+    meta = {"identity": identity, "manifest": source.location, "root": root_to_json(source.root)}
+    meta |= {"corpus_sources": list(source.described)} if source.described else {}
     meta |= {"encode": config.to_dict(), "build_s": round(time.monotonic() - began, 3)}
     meta["summary"] = source.summary_lines()
     write_json(build_folder / "meta.json", meta | counts)
@@ -228,7 +230,7 @@ class EncodedCorpus:
         _refuse_old_format(self.folder, self.meta)
         self.config = EncodeConfig.from_dict(self.meta["encode"])
         # early corpora had manifests only, whose folder is the root
-        self.root = Path(self.meta.get("root", Path(self.meta["manifest"]).parent))
+        self.root = root_from_json(self.meta.get("root") or str(Path(self.meta["manifest"]).parent))
         self.kinds: list[str] = self.meta["kinds"]
         self.sources: list[str] = self.meta["sources"]
         self.num_documents: int = self.meta["documents"]
@@ -290,6 +292,11 @@ class EncodedCorpus:
     def summary_lines(self) -> list[str]:
         """What reading the source found, by `DocumentSource.summary_lines` without what was quarantined."""
         return self.meta.get("summary", [])
+
+    @property
+    def consent_classes(self) -> dict[str, str]:
+        """Class of consent of each source that the corpus joins, by its name; {} where it was made from one alone."""
+        return {source["name"]: source["consent"] for source in self.meta.get("corpus_sources", ())}
 
     def quarantine(self) -> list[dict]:
         """Records of what the build quarantined."""

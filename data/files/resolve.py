@@ -22,6 +22,7 @@ from brine.data.files.addresses import DocumentError, check_relative
 from brine.data.files.compressed import is_split_part, split_part_hint
 from brine.data.files.extensions import stem_of
 from brine.data.files.pointers import MAX_BYTES, missing_file_hint, pointer_in
+from brine.data.files.roots import MediaRoots, locate
 
 _UNPACK = (
     (r"\.zip$", "unzip {}"),
@@ -33,12 +34,13 @@ _UNPACK = (
 _PART_OF_ARCHIVE = re.compile(r"\.(zip|z\d\d|tar|tgz|tbz2?|txz|7z|rar)(\.|$)", re.IGNORECASE)
 
 
-def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
+def resolve_media(root: Path | MediaRoots, path: str, *, max_file_mib: float) -> Path:
     """The real file of a manifest path below `root`: regular, not empty, at most `max_file_mib`.
 
     Raises DocumentError.
     """
-    check_relative(path)
+    given = check_relative(path)
+    root, path = locate(root, path)
     try:
         real = Path(os.path.realpath(root / path, strict=True))
         status = os.stat(real)
@@ -61,7 +63,7 @@ def resolve_media(root: Path, path: str, *, max_file_mib: float) -> Path:
     except OSError as error:
         problem = f"cannot be reached: {error.strerror}"
     if problem:
-        raise DocumentError(f"file {path!r} {problem}")
+        raise DocumentError(f"file {given!r} {problem}")
     return real
 
 

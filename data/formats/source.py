@@ -25,6 +25,7 @@ from brine.data.files.compressed import compressed_hint
 from brine.data.files.extensions import conversion_hint, extension_of
 from brine.data.files.pointers import dvc_target
 from brine.data.files.resolve import resolve_media
+from brine.data.files.roots import MediaRoots
 from brine.data.files.text import decode_text
 from brine.data.formats.splits.hash_split import with_splits
 from brine.data.formats.splits.rules import FROM_FIELD
@@ -55,8 +56,8 @@ class DocumentSource:
     path: Path
     format: str
     """One of FORMATS."""
-    root: Path
-    """Resolved folder that media paths are relative to."""
+    root: Path | MediaRoots
+    """Resolved folder that media paths are relative to, or one for each source of several."""
     read: Callable[[bool, Counter], Iterator[Document | Quarantined]]
     """(include_decode, skipped) -> documents before splits and id checks; counts files and notes in `skipped`."""
     digest: Callable[[bool], str]
@@ -65,6 +66,9 @@ class DocumentSource:
     """About how many documents there are."""
     containers: tuple[str, ...] = ()
     """Tars and tables that the documents are in, relative to `root`."""
+    described: tuple[dict[str, str], ...] = ()
+    """Where this one joins several (`joined`): name, consent, path, format and digest
+    of each."""
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files without a record (binary files, links ...), and notes, by the latest whole reading."""
     split_origins: dict[str, Counter] = field(default_factory=dict)
@@ -122,6 +126,11 @@ class DocumentSource:
         Without `media`: names of files and contents of text alone; `brine.data.corpus.file_records` keeps the rest.
         """
         return self.digest(media)
+
+    @property
+    def location(self) -> str:
+        """Where the documents are; of several joined sources their names."""
+        return str(self.path if self.described else self.path.resolve())
 
     @property
     def num_documents_hint(self) -> int | None:

@@ -12,6 +12,7 @@ import numpy as np
 from brine.data.config import EncodeConfig
 from brine.data.document import Audio, DocumentError, Image, Part
 from brine.data.files.archive import open_media
+from brine.data.files.roots import MediaRoots
 from brine.data.lengths import VideoLayout
 from brine.data.media.images import DecodedImage, decode_image
 
@@ -36,7 +37,7 @@ class DecodedVideo:
 Decoded = DecodedImage | DecodedAudio | DecodedVideo
 
 
-def decode_part(part: Part, root: Path, config: EncodeConfig) -> Decoded:
+def decode_part(part: Part, root: Path | MediaRoots, config: EncodeConfig) -> Decoded:
     """Decode a media part's file below `root` (resolved), also inside a tar or table. DocumentError with the reason."""
     try:
         with open_media(root, part.path, max_file_mib=config.max_file_mib) as path:

@@ -31,6 +31,7 @@ import numpy as np
 from brine.common.processes import IMPORT_FOLDER
 from brine.data.config import EncodeConfig
 from brine.data.document import Document, Quarantined, media_paths
+from brine.data.files.roots import MediaRoots, resolved_root, root_to_json
 from brine.data.sequence import FIELDS, EncodedDocument
 from brine.data.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ class DecodePool:
     def __init__(
         self,
         *,
-        root: str | Path,
+        root: str | Path | MediaRoots,
         tokenizer: Tokenizer,
         config: EncodeConfig,
         num_servers: int = 2,
@@ -69,7 +70,7 @@ class DecodePool:
         self._handshake = {
             "config": config.to_dict(),
             "tokenizer": tokenizer.to_str(),
-            "root": str(Path(root).resolve()),
+            "root": root_to_json(resolved_root(root)),
             "max_memory_mib": max_memory_mib,
         }
         self._reset()

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from brine.data import encode
 from brine.data.config import EncodeConfig
 from brine.data.document import Audio, Document, DocumentError, Video, parse_document
 from brine.data.files.extensions import extension_of
+from brine.data.files.roots import root_from_json
 from brine.data.sequence import FIELDS
 from brine.data.tokenizer import Tokenizer
 
@@ -59,7 +59,7 @@ class _DecodeServer:
         self.options = {
             "config": EncodeConfig.from_dict(handshake["config"]),
             "tokenizer": Tokenizer.from_str(handshake["tokenizer"]),
-            "root": Path(handshake["root"]),
+            "root": root_from_json(handshake["root"]),
         }
         self.memory_mib = handshake["max_memory_mib"]
         if sys.platform == "linux":

@@ -5,7 +5,9 @@
 A weight is the number of samples in the time in which a document of weight 1 is sampled once: a number, or points
 (progress, weight) that are interpolated linearly and constant beyond the ends. A document has the weight of its kind
 (kind/level before kind) times that of its source (the longest pattern that matches); what is not named weighs 1.
-Weights are of documents, not of tokens, so a kind of long documents has more of the tokens.
+Weights are of documents, not of tokens, so a kind of long documents has more of the tokens. In a corpus that joins
+several sources (`corpus.sources`) each one's own weight is a third factor, and its name alone, "source:NAME", matches
+all of its documents, whatever source they had before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+
+from brine.data.corpus.consent import corpus_source_names
 
 MAX_WEIGHT = 4096
 
@@ -26,6 +30,8 @@ class Mixture:
     weights: Mapping[str, float | Iterable[tuple[float, float]]] | tuple[tuple[str, Points], ...] = ()
     """"kind:NAME", "kind:NAME/LEVEL" or "source:PATTERN" (with * and ?) to a weight, or to points (progress, weight);
     kept as a tuple of (key, points)."""
+    joined: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
+    """Weight of each source of a corpus that joins several, by its name; kept as a tuple of those that are not 1."""
 
     def __post_init__(self):
         given = self.weights.items() if isinstance(self.weights, Mapping) else self.weights
@@ -37,6 +43,11 @@ class Mixture:
             if keys.count(key) > 1:
                 raise ValueError(f"mixture: {key!r} is given twice: give all its points in one entry")
         object.__setattr__(self, "weights", entries)
+        joined = self.joined.items() if isinstance(self.joined, Mapping) else self.joined
+        joined = tuple((str(name), float(weight)) for name, weight in joined if weight != 1)
+        for name, weight in joined:
+            _points(f"corpus:{name}", weight)
+        object.__setattr__(self, "joined", joined)
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> "Mixture":
@@ -62,15 +73,17 @@ class Mixture:
     def for_kinds(self, known: Iterable[str]) -> "Mixture":
         """The same without the weights of kinds that are not `known`, such as a recipe's for another corpus."""
         named = {key: key.removeprefix("kind:").partition("/")[0] for key, _ in self.weights if key.startswith("kind:")}
-        return Mixture(tuple((key, points) for key, points in self.weights if named.get(key) in (None, *known)))
+        kept = tuple((key, points) for key, points in self.weights if named.get(key) in (None, *known))
+        return Mixture(kept, self.joined)
 
     def to_dict(self) -> dict[str, list[list[float]]]:
-        """Plain JSON: points by key."""
-        return {key: [list(point) for point in points] for key, points in self.weights}
+        """Plain JSON: points by key; of joined sources "corpus:NAME"."""
+        points = {key: [list(point) for point in points] for key, points in self.weights}
+        return points | {f"corpus:{name}": [[0.0, weight]] for name, weight in self.joined}
 
     def groups(self, corpus, documents: np.ndarray) -> list[tuple[np.ndarray, tuple[Points, ...]]]:
         """Documents of equal weight, ascending, with its factors' points. ValueError for an unknown kind or source."""
-        if not self.weights:
+        if not self.weights and not self.joined:
             return [(documents, ())]
         label = np.zeros(len(documents), dtype=np.int64)
         # the narrower entry wins whatever the order given: kind/level comes after kind
@@ -84,24 +97,36 @@ class Mixture:
         sources = [key for key, _ in self.weights if key.startswith("source:")]
         if sources:
             label = label * (len(sources) + 1) + _pattern_of(corpus, sources)[corpus.source[documents]]
+        order = {name: number for number, (name, _) in enumerate(self.joined, start=1)}
+        if order:
+            table = np.array([order.get(name, 0) for name in corpus_source_names(corpus)], dtype=np.int64)
+            label = label * (len(order) + 1) + table[corpus.source[documents]]
         points = dict(self.weights)
         found = []
         for value in np.flatnonzero(np.bincount(label)).tolist():
-            kind, source = divmod(value, len(sources) + 1)
+            rest, joined = divmod(value, len(order) + 1)
+            kind, source = divmod(rest, len(sources) + 1)
             named = ([kinds[kind - 1]] if kind else []) + ([sources[source - 1]] if source else [])
-            found.append((documents[label == value], tuple(points[key] for key in named)))
+            factors = tuple(points[key] for key in named)
+            factors += (((0.0, self.joined[joined - 1][1]),),) if joined else ()
+            found.append((documents[label == value], factors))
         return found
 
 
 def _pattern_of(corpus, keys: list[str]) -> np.ndarray:
     """(sources,) number of the longest pattern that matches each source, from 1; 0 for none."""
     patterns = [key.removeprefix("source:") for key in keys]
+    joined = dict(zip(corpus.sources, corpus_source_names(corpus), strict=True))
+
+    def matches(source: str, pattern: str) -> bool:
+        return joined[source] == pattern != "" or fnmatchcase(source, pattern)
+
     for pattern in patterns:
-        if not any(fnmatchcase(source, pattern) for source in corpus.sources):
+        if not any(matches(source, pattern) for source in corpus.sources):
             few = ", ".join(corpus.sources[:8]) + (", ..." if len(corpus.sources) > 8 else "")
             raise ValueError(f"mixture: no source matches {pattern!r}; sources: {few}")
     by_length = sorted(range(len(patterns)), key=lambda number: (-len(patterns[number]), number))
-    table = [next((n + 1 for n in by_length if fnmatchcase(source, patterns[n])), 0) for source in corpus.sources]
+    table = [next((n + 1 for n in by_length if matches(source, patterns[n])), 0) for source in corpus.sources]
     return np.array(table, dtype=np.int64)
 
 

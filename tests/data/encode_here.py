@@ -1,9 +1,8 @@
 """A decoding pool without servers, for tests whose matter is not decoding: nothing has to start."""
 
-from pathlib import Path
-
 from brine.data.document import DocumentError, Quarantined
 from brine.data.encode import encode
+from brine.data.files.roots import root_from_json
 from brine.data.media.pool import DecodePool, EncodeResult
 from brine.data.tokenizer import Tokenizer
 
@@ -19,7 +18,7 @@ class Here(DecodePool):
             try:
                 found = encode(
                     document,
-                    root=Path(self._handshake["root"]),
+                    root=root_from_json(self._handshake["root"]),
                     tokenizer=Tokenizer.from_str(self._handshake["tokenizer"]),
                     config=self.config,
                 )

@@ -146,15 +146,21 @@ def load_weights(folder: Path, *, model: nn.Module) -> None:
     _load(folder, model, None, together=False)
 
 
-def tensors_of(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint under its name there."""
-    tensors = {MODEL + name: value.detach() for name, value in model.named_parameters()}
+def load_model_file(folder: Path, *, model: nn.Module) -> None:
+    """Put the weights of a model folder into `model`, sharded or not, in place, whatever their dtype. All ranks call
+    it. Raises CheckpointError where names or shapes differ, or the file cannot be read."""
+    _load(folder, model, None, together=dist.is_initialized(), prefix="")
+
+
+def tensors_of(model: nn.Module, optimizer: Optimizer | None, *, prefix: str = MODEL) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint under its name there; prefix: of the weights' names."""
+    tensors = {prefix + name: value.detach() for name, value in model.named_parameters()}
     if optimizer is not None:
         tensors |= {OPTIMIZER + name: value for name, value in optimizer.state_tensors().items()}
     return tensors
 
 
-def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, together: bool) -> None:
+def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, together: bool, prefix: str = MODEL) -> None:
     # imported late: it takes half a second
     import torch.distributed.checkpoint as dcp
 
@@ -162,8 +168,9 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, togeth
     try:
         stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
         sizes = {name: entry.size for name, entry in stored.items()}
-        wanted = {MODEL + name: value.shape for name, value in model.named_parameters()}
-        check_shapes(wanted, {name: size for name, size in sizes.items() if name.startswith(MODEL)}, source=str(folder))
+        wanted = {prefix + name: value.shape for name, value in model.named_parameters()}
+        found = {name: size for name, size in sizes.items() if name.startswith(prefix)}
+        check_shapes(wanted, found, source=str(folder))
         if optimizer is not None:
             optimizer.prepare_state(
                 {name.removeprefix(OPTIMIZER): size for name, size in sizes.items() if name.startswith(OPTIMIZER)}
@@ -171,7 +178,7 @@ def _load(folder: Path, model: nn.Module, optimizer: Optimizer | None, *, togeth
         with warnings.catch_warnings():
             # a single process is told that it is one
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(tensors_of(model, optimizer), storage_reader=reader, no_dist=not together)
+            dcp.load(tensors_of(model, optimizer, prefix=prefix), storage_reader=reader, no_dist=not together)
     except (OSError, SafetensorError) as error:
         raise DamagedCheckpointError(
             f"{folder} cannot be read ({error}): one of its files is truncated or no safetensors file; delete the "

@@ -224,3 +224,51 @@ def test_numbers_from_counters():
     assert abs(draws.mean() - 0.5) < 0.01 and np.abs(np.histogram(draws, 10, (0, 1))[0] - 2000).max() < 200
     order = shuffle_order(0, 3, np.arange(1000), np.zeros(1000, int))
     assert sorted(order.tolist()) == list(range(1000)) and abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
+
+
+def joined(count: int = 2000) -> SimpleNamespace:
+    """Two joined sources of unequal numbers and lengths; the first had two sources before."""
+    corpus = made_up(count)
+    corpus.sources = ["one:x", "one:y", "two"]
+    corpus.consent_classes = {"one": "public", "two": "own", "three": "own"}
+    corpus.num_tokens = np.where(corpus.source == 2, corpus.num_tokens + 100, corpus.num_tokens)
+    corpus.num_media = {name: np.zeros(count, np.int64) for name in MODALITIES}
+    return corpus
+
+
+@pytest.mark.parametrize(
+    ("weights", "sources", "visits"),
+    [({}, {"one": 3}, (3, 3, 1)), ({}, {"two": 0.25}, (1, 1, 0.25)), ({}, {"one": 2, "two": 0, "three": 7}, (2, 2, 0)),
+     ({"source:one": 2}, {"one": 3}, (6, 6, 1)), ({"source:one": 2, "source:one:y": 0}, {"two": 0.5}, (2, 0, 0.5)),
+     ({"source:*": 2}, {"one": 0.5}, (1, 1, 2)), ({"kind:a": 3, "kind:b": 3, "kind:c": 3}, {"one": 2}, (6, 6, 3))],
+)  # fmt: skip
+def test_weights_of_joined_sources_are_exact_shares_of_tokens(weights, sources, visits):
+    """A source's weight multiplies what the mixture gives; "source:NAME" stands for NAME:former too."""
+    corpus = joined()
+    plan = PackingPlan.build(corpus, seq_len=2048, mixture=Mixture(weights, sources), epochs=4)
+    tokens = np.bincount(corpus.source[plan.document], plan.stop - plan.start, minlength=3)
+    expected = np.bincount(corpus.source, corpus.num_tokens, minlength=3) * visits
+    assert tokens / tokens.sum() == pytest.approx(expected / expected.sum(), abs=2e-3)
+    assert (plan.sample_counts()[corpus.source == 0] == 4 * visits[0]).all()
+    assert plan.info["mixture"].keys() == {*weights, *(f"corpus:{name}" for name in sources)}
+
+
+def test_a_schedule_of_a_joined_source_moves_all_of_its_documents():
+    corpus = joined(6000)
+    mixture = Mixture({"source:one": [(0.0, 0.0), (1.0, 2.0)]}, {"one": 2.0, "two": 1.0})
+    plan = PackingPlan.build(corpus, seq_len=2048, mixture=mixture, num_sequences=1500)
+    one = corpus.source < 2
+    for first in np.arange(0, 1, 0.125):
+        weight = 4.0 * (first + 0.0625) * one.sum()
+        found = share_of(corpus, plan, one, first, first + 0.125)
+        assert found == pytest.approx(weight / (weight + (~one).sum()), abs=0.03)
+    assert not mixture.constant and Mixture({}, {"one": 2}).constant
+    assert mixture.for_kinds(["a"]) == mixture and Mixture({}, {"one": 1.0}) == Mixture()
+
+
+def test_a_weight_of_a_source_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match=r"corpus:one.*must lie in"):
+        Mixture({}, {"one": -1})
+    # without joined sources a name is a pattern like any other
+    with pytest.raises(ValueError, match="no source matches 'wikitext'"):
+        plan_of(made_up(), {"source:wikitext": 2}, epochs=1)
