@@ -148,7 +148,7 @@ class FolderStore:
         size, sha256 = folder.files[path]
         name = _object_name(sha256)
         what = f"{self.objects.address(name)} ({path} of {folder.name})"
-        return cache.fetch(sha256, size, lambda target: self.objects.download(name, target), what=what)
+        return cache.fetch(sha256, size, lambda target: self.objects.download(name, target, size=size), what=what)
 
     def download(self, stored: StoredFolder, folder: Path, *, paths: Iterable[str] | None = None) -> None:
         """Download files of a folder into a new one, which appears by rename, each compared with its SHA-256."""
@@ -176,13 +176,13 @@ class FolderStore:
         name, partial = _object_name(sha256), target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
         try:
             for attempt in (1, 2):
-                self.objects.download(name, partial)
+                self.objects.download(name, partial, size=size)
                 if partial.stat().st_size == size and file_digest(partial) == sha256:
                     break
                 if attempt == 2:
                     raise RemoteError(
-                        f"{self.objects.address(name)} ({path} of {stored.name}) is damaged: twice its content differed "
-                        "from the SHA-256 noted at upload; delete the object and upload it again"
+                        f"{self.objects.address(name)} ({path} of {stored.name}) is damaged: twice its content "
+                        "differed from the SHA-256 noted at upload; delete the object and upload it again"
                     )
             os.replace(partial, target)
         finally:
@@ -195,7 +195,8 @@ class FolderStore:
         self.objects.delete(f"{name}{SUFFIX}")
         if doomed is None:
             return
-        kept = {sha256 for other in among if other != name and (found := self.find(other)) for _, sha256 in found.files.values()}
+        others = [self.find(other) for other in among if other != name]
+        kept = {sha256 for other in others if other is not None for _, sha256 in other.files.values()}
         for sha256 in {sha256 for _, sha256 in doomed.files.values()} - kept:
             self.objects.delete(_object_name(sha256))
 

@@ -6,6 +6,7 @@ all: S3 has it so, and files are renamed. Names of objects are relative paths th
 """
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -22,6 +23,8 @@ logger = logging.getLogger("brine.remote")
 T = TypeVar("T")
 # a Path made from a URL has lost a slash
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+# of this machine's disk, which no second attempt mends
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _REFUSED = ("accessdenied", "access denied", "forbidden", "invalidaccesskeyid", "signaturedoesnotmatch", "nosuchbucket")
 
 
@@ -129,9 +132,10 @@ class ObjectStore:
     def info(self, name: str) -> ObjectInfo | None:
         """Size and tag of an object; None where there is none."""
         try:
-            return _info_of(self._try(name, lambda fs, path: fs.info(path)))
+            found = self._try(name, lambda fs, path: fs.info(path))
         except MissingObjectError:
             return None
+        return _info_of(found) if found.get("type") != "directory" else None
 
     def list(self, folder: str = "") -> dict[str, ObjectInfo]:
         """Objects below a folder by their names below this store."""
@@ -177,8 +181,16 @@ class ObjectStore:
 
         self._try(name, put)
 
-    def download(self, name: str, path: Path) -> None:
-        """Copy an object to a file, which is not whole when an error is raised."""
+    def download(self, name: str, path: Path, *, size: int) -> None:
+        """Copy an object of `size` bytes to a file, which is not whole when an error is raised. Raises RemoteError for
+        one of another size, before anything is copied."""
+        info = self.info(name)
+        if info is None:
+            raise MissingObjectError(f"{self.address(name)} is not there: upload it again")
+        if info.size != size:
+            raise RemoteError(
+                f"{self.address(name)} has {info.size:,} bytes instead of {size:,}: delete it and upload it again"
+            )
         self._try(name, lambda fs, source: fs.get_file(source, str(path)))
 
     def delete(self, name: str) -> None:
@@ -203,6 +215,8 @@ class ObjectStore:
                     raise RemoteError(
                         f"{self.address(name)} may not be used ({reason}): see its credentials and permissions"
                     ) from None
+                if isinstance(error, OSError) and error.errno in _LOCAL:
+                    raise
                 if attempt == self.config.attempts:
                     raise RemoteError(
                         f"{self.address(name)} failed {attempt} times ({type(error).__name__}: {reason}): see the "
@@ -249,7 +263,9 @@ def _filesystem(url: str, config: RemoteConfig) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError:
-        raise RemoteError(f"{url} needs s3fs, or another package for {scheme}://: pip install brine-lm[remote]") from None
+        raise RemoteError(
+            f"{url} needs s3fs, or another package for {scheme}://: pip install brine-lm[remote]"
+        ) from None
     except ValueError as error:
         raise RemoteError(f"{url}: {str(error).strip()[:200]}") from None
     if options:
