@@ -111,9 +111,7 @@ def rank_of_id(name: str, seed: int) -> str:
 
 def transcription_in(parts: tuple[Part, ...]) -> SuiteTranscription | None:
     """The transcription of a content whose target text follows a single media part, with no media behind it."""
-    targets = [
-        number for number, part in enumerate(parts) if isinstance(part, Text) and part.loss_mask and part.text
-    ]
+    targets = [number for number, part in enumerate(parts) if isinstance(part, Text) and part.loss_mask and part.text]
     media = [number for number, part in enumerate(parts) if not isinstance(part, Text)]
     if len(media) != 1 or not (after := [number for number in targets if number > media[0]]):
         return None

@@ -12,11 +12,12 @@ import numpy as np
 
 from brine.common.content_store import ContentStore, store_key
 from brine.common.files import digest
+from brine.data.config import EncodeConfig
 from brine.data.corpus.store import EncodedCorpus, build_corpus
 from brine.data.formats.source import DocumentSource
+from brine.data.tokenizer import Tokenizer
 from brine.evals.suites.case import SuiteCase
 from brine.evals.suites.suite import Suite
-from brine.inference.load import LoadedModel
 
 STAGE = "suite_cases"
 REVISION = 1
@@ -41,13 +42,12 @@ class EncodedCases:
 
 @contextmanager
 def open_encoded_cases(
-    suite: Suite, part: str, loaded: LoadedModel, *, store: ContentStore, workers: int
+    suite: Suite, part: str, *, tokenizer: Tokenizer, config: EncodeConfig, store: ContentStore, workers: int
 ) -> Iterator[EncodedCases]:
     """The encoded cases of a part, encoded now or before. Raises ValueError, naming the file, for damaged media."""
     cases = {case.id: case for case in suite.cases_in(part)}
-    tokenizer = loaded.tokenizer
     key = store_key(
-        {"suite": suite.digest, "part": part, "encode": loaded.encode_config.digest()},
+        {"suite": suite.digest, "part": part, "encode": config.digest()},
         {"tokenizer": digest(tokenizer.to_str())}, revision=REVISION,
     )  # fmt: skip
 
@@ -60,9 +60,8 @@ def open_encoded_cases(
         )  # fmt: skip
         try:
             build_corpus(
-                source, folder / "store", tokenizer=tokenizer, config=loaded.encode_config, num_workers=workers,
-                progress=True,
-            )  # fmt: skip
+                source, folder / "store", tokenizer=tokenizer, config=config, num_workers=workers, progress=True
+            )
         except ValueError as error:
             if "can be used" not in str(error):
                 raise

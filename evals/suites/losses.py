@@ -1,8 +1,9 @@
 """Bits per byte and media gains of a suite's cases, keyed by content.
 
-The denominator of bits per byte is the UTF-8 bytes of the targets, so that tokenizers are comparable. A document's first
-token is never a target: where a case begins with target text its bytes count in neither numerator nor denominator, and
-they are more for a tokenizer with longer tokens. Cases are packed whole, whatever the model's sequence length was.
+The denominator of bits per byte is the UTF-8 bytes of the targets, so that tokenizers are comparable. A document's
+first token is never a target: where a case begins with target text its bytes count in neither numerator nor
+denominator, and they are more for a tokenizer with longer tokens. Cases are packed whole, whatever the model's sequence
+length was.
 """
 
 import math

@@ -1,11 +1,11 @@
 """What a suite measures: names, directions and units, by what its cases hold.
 
-    bits_per_byte, bits_per_byte.KIND    cross-entropy of the target text in bits over its UTF-8 bytes
-    gain.MODALITY                        1 - L(matched) / L(blank) over targets after the modality's media
-    cer.MODALITY                         edits over characters of greedy transcriptions, of the easiest level
-    needle.LENGTH.MODALITY               exact answers over questions, a case for each context
-    latency                              seconds to read a prompt and answer, over tokens of the answer
-    memory                               MiB above an idle process at the peak of that
+bits_per_byte, bits_per_byte.KIND    cross-entropy of the target text in bits over its UTF-8 bytes
+gain.MODALITY                        1 - L(matched) / L(blank) over targets after the modality's media
+cer.MODALITY                         edits over characters of greedy transcriptions, of the easiest level
+needle.LENGTH.MODALITY               exact answers over questions, a case for each context
+latency                              seconds to read a prompt and answer, over tokens of the answer
+memory                               MiB above an idle process at the peak of that
 """
 
 from collections.abc import Sequence

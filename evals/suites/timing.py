@@ -8,6 +8,7 @@ round is not counted. A fresh process makes the numbers independent of what the 
 other work runs beside, and belong to the machine and its number of threads (`machine_name`).
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -132,11 +133,9 @@ def _clear_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    # without it the peak is that since the start
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
-    except OSError:
-        # then the peak is that since the start
-        pass
 
 
 def _peak_mib(device: torch.device, idle: float) -> float:

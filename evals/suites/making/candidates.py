@@ -76,8 +76,8 @@ def open_case_source(path: Path, *, splits: Sequence[str], max_file_mib: float, 
     chosen = tuple(document for document in source.documents if document.split in splits)
     if not chosen:
         raise ValueError(
-            f"{path} has no document of the split {' or '.join(splits)} among {len(documents):,}: give --all-splits, or "
-            "a source with held-out documents"
+            f"{path} has no document of the split {' or '.join(splits)} among {len(documents):,}: give --all-splits, "
+            "or a source with held-out documents"
         )
     return replace(source, documents=chosen)
 
@@ -111,9 +111,7 @@ def _problem(document: Document, max_text_bytes: int) -> str:
     return f"over {max_text_bytes:,} bytes of text" if over else ""
 
 
-def _content(
-    document: Document, source: CaseSource, hashed: dict[str, str], max_media_mib: float
-) -> tuple[Part, ...]:
+def _content(document: Document, source: CaseSource, hashed: dict[str, str], max_media_mib: float) -> tuple[Part, ...]:
     """The parts with media named by hash, and without roles."""
     parts: list[Part] = []
     for part in document.parts:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from brine.data.config import EncodeConfig
 from brine.data.inspect.check import byte_tokenizer
 from brine.data.media.pool import DecodePool
-from brine.evals.suites.making.candidates import Candidate, Candidates, iter_cells
 from brine.evals.suites.case import rank_of_id, transcription_in
+from brine.evals.suites.making.candidates import Candidate, Candidates, iter_cells
 
 CellName = tuple[str, int, str]
 """(kind, level, part)."""
@@ -116,9 +116,7 @@ def _by_source(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     yield from groups.values()
 
 
-def with_transcriptions(
-    choice: CellChoice, *, most: int, max_level: int, max_reference_chars: int
-) -> list[Candidate]:
+def with_transcriptions(choice: CellChoice, *, most: int, max_level: int, max_reference_chars: int) -> list[Candidate]:
     """A cell's candidates; the `most` of lowest rank that have a short reference become transcription cases."""
     made, left = [], most if choice.name[1] <= max_level else 0
     for candidate in choice.chosen:

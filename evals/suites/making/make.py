@@ -17,11 +17,11 @@ from brine.common.files import file_digest, replacing, sync_folder, to_json_line
 from brine.data.document import SPLITS, Text
 from brine.data.files.archive import open_media
 from brine.data.inspect.check import default_decode_workers
-from brine.evals.suites.making.candidates import Candidate, find_candidates, open_case_source
 from brine.evals.suites.case import PARTS, SuiteCase, media_sha256
+from brine.evals.suites.making.candidates import Candidate, find_candidates, open_case_source
 from brine.evals.suites.making.choose import CellChoice, CellName, choose_candidates, with_transcriptions
-from brine.evals.suites.measures import measures_of, primary_and_guards
 from brine.evals.suites.making.needle_cases import make_needle_cases
+from brine.evals.suites.measures import measures_of, primary_and_guards
 from brine.evals.suites.suite import (
     CASES_FILE,
     FORMAT,
@@ -104,7 +104,7 @@ def make_suite(
     version = version or (versions_of(name, root=root) or [0])[-1] + 1
     target = root / f"{name}@{version}"
     if target.exists() or target.is_symlink():
-        raise ValueError(f"{target} is there already, and no suite is ever replaced: leave @{version} out for a new one")
+        raise ValueError(f"{target} is there already, and no suite is replaced: leave @{version} out for a new one")
     if not sources and not config.needle_lengths:
         raise ValueError("a suite needs documents or needles: give a source, or --needle-lengths")
     if like is not None and (like.settings["seed"], like.info["format"]) != (config.seed, FORMAT):

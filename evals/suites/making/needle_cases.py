@@ -16,8 +16,8 @@ from brine.data.document import Audio, Image, Part, Text, Video
 from brine.data.files.source_files import read_source
 from brine.data.inspect.check import byte_tokenizer
 from brine.data.tokenizer import Tokenizer
-from brine.evals.suites.making.candidates import extension
 from brine.evals.suites.case import PARTS, SuiteCase, SuiteNeedles, SuiteQuestion, content_id, part_of_id
+from brine.evals.suites.making.candidates import extension
 from brine.synth.needles.haystacks import HaystackBuilder, TokensOrMedia, check_dependencies
 from brine.synth.needles.needle import question
 
