@@ -13,17 +13,17 @@ the primary measure worse, or where the watch found its words collapsed.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from brine.common.content_store import ContentStore, file_lock
-from brine.common.files import differences, finite, read_json, to_plain, write_json
+from brine.common.files import differences, file_digest, finite, read_json, to_plain, write_json
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.tokenizer import Tokenizer
 from brine.evals.seed_interval import seed_difference
+from brine.evals.suites.suite import Suite
 from brine.experiments.batch import BatchRun
 from brine.experiments.engines.engine import Engine
 from brine.experiments.experiment import Experiment, Listed, Seeds
@@ -104,7 +104,8 @@ class LineRun:
         folder.mkdir(exist_ok=True)
         last = earlier[-1] if earlier else None
         words = self.steps.adopt_documents(self.line.words, stage="words", held_out=True)
-        held_out = self.steps.held_out(words)
+        suite = self.steps.suite(words, self.folder / "suites")
+        held_out = self.steps.held_out(words, suite)
         self.after("words")
         tokenizer, known = words / TOKENIZER, _known_pools(last)
         before = self._sources(folder / "before", words, known, held_out)
@@ -113,7 +114,7 @@ class LineRun:
         pools, record = self._new_words(number, teacher, words, held_out, known, last)
         now = self._sources(folder / "data", words, pools, held_out)
         self.after("data")
-        plan = self._train(number, before, now, tokenizer)
+        plan = self._train(number, before, now, tokenizer, suite)
         self.after("trainings")
         record |= self._compare(plan, last, is_new=_digests(now) != _digests(before))
         self.after("comparison")
@@ -186,17 +187,17 @@ class LineRun:
             self.after("self-play")
         return pools, record
 
-    def _train(self, number: int, before: Sources, now: Sources, tokenizer: Path) -> ExperimentPlan:
+    def _train(self, number: int, before: Sources, now: Sources, tokenizer: Path, suite: Suite) -> ExperimentPlan:
         """The trainings of a round: with what it brought, and without."""
         line, name = self.line, f"{self.name}-r{number:02d}"
         is_new = _digests(now) != _digests(before)
         experiment = Experiment(
             question=f"Do the words of round {number} help?",
             expects="the primary measure does not get worse; what the round brought stays only then",
-            base=dataclasses.replace(line.recipe(name, before, tokenizer)),
+            base=line.recipe(name, before, tokenizer),
             axes=Listed([{}, {"corpus.sources": now}] if is_new else [{}]),
             seeds=Seeds(screen=line.seeds),
-            suite=line.suite,
+            suite=str(suite.folder.absolute()),
         )
         plan = freeze(name, experiment, runs=self.runs, threads=line.threads)
         if not all((plan.trial_folder(trial) / TRIAL_FILE).is_file() for trial in plan.trials):
@@ -240,6 +241,4 @@ def _known_pools(last: dict[str, Any] | None) -> dict[str, list[str]]:
 
 def _digests(sources: Sources) -> list[tuple[str, str, float]]:
     """Sources by name, content and weight."""
-    from brine.common.files import file_digest
-
     return [(each.name, file_digest(each.path), each.weight) for each in sources if each.path is not None]

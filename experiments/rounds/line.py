@@ -43,7 +43,7 @@ class RoundLine:
     consent: str = "own"
     """Consent class of `words` (`brine.data.formats.corpus_source`)."""
     suite: str | None = None
-    """Suite that rounds are compared on; None: the held-out documents of `words`, without a gate."""
+    """Suite that rounds are compared on; None: one is made of the held-out documents of `words`, without a gate."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each round's trainings."""
     pseudo_share: float = 0.4

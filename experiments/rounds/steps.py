@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from brine.data.document import Document
 from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
+from brine.evals.suites.making.make import SuiteConfig, make_suite
+from brine.evals.suites.suite import Suite
 from brine.experiments.rounds.line import RoundLine
 from brine.inference.load import WEIGHTS, LoadedModel
 from brine.salt.audit import AuditResult, audit_pseudo_labels, audited_split
@@ -35,6 +37,8 @@ from brine.salt.self_play.source_text import SourceText
 
 WORDS_REVISION = LABEL_REVISION = AUDIT_REVISION = PLAY_REVISION = 1
 """Raised where a step makes other bytes of the same inputs."""
+OWN_SUITE, OWN_CASES = "held-out", 256
+"""Name of the suite that a line makes of its own words, and its cases of each kind, level and part."""
 MANIFEST, TOKENIZER = "manifest.jsonl", "tokenizer.json"
 logger = logging.getLogger("brine.rounds")
 
@@ -77,19 +81,24 @@ class RoundSteps:
 
         return self.store.get_or_build(stage, key, build)
 
-    def held_out(self, words: Path) -> frozenset[str]:
+    def suite(self, words: Path, folder: Path) -> Suite:
+        """The suite of the line: the one that is given, or the held-out documents of the words, kept in `folder`."""
+        if self.line.suite is not None:
+            return Suite.open(self.line.suite)
+        if (folder / f"{OWN_SUITE}@1").exists():
+            return Suite.open(f"{OWN_SUITE}@1", root=folder)
+        config = SuiteConfig(per_cell=OWN_CASES, transcripts_per_cell=0, timing=False)
+        return make_suite(f"{OWN_SUITE}@1", [words / MANIFEST], config, root=folder)
+
+    def held_out(self, words: Path, suite: Suite) -> frozenset[str]:
         """What the held-out documents of the words, and the suite's cases, are known by."""
         hasher, found = ContentHasher(words), set()
         for item in open_source(words / MANIFEST).documents():
             if isinstance(item, Document) and item.split != "train":
                 found |= hasher.identities(item)
-        if self.line.suite is not None:
-            from brine.evals.suites.suite import Suite
-
-            suite = Suite.open(self.line.suite)
-            hasher = ContentHasher(suite.folder)
-            for case in suite.cases.values() if isinstance(suite.cases, Mapping) else suite.cases:
-                found |= hasher.identities(Document(case.id, tuple(case.parts), "case", split="test"))
+        hasher = ContentHasher(suite.folder)
+        for case in suite.cases:
+            found |= hasher.identities(Document(case.id, tuple(case.parts), "case", split="test"))
         return frozenset(found)
 
     def audit(self, teacher: LoadedModel, words: Path) -> tuple[AuditResult, str]:
