@@ -18,7 +18,7 @@ def test_a_model_that_lost_its_hearing_is_refused_although_it_is_better(tmp_path
     gate = the_gate() if find_spec("brine.registry.gate") else FAKE_GATE
     runs, registry = tmp_path / "runs", Registry(tmp_path / "registry")
     heard, silenced = write_corpus(tmp_path / "heard"), write_corpus(tmp_path / "silenced", silent=True)
-    held_out = write_corpus(tmp_path / "held_out", part="test", count=64, seed=1)
+    held_out = write_corpus(tmp_path / "held_out", part="test", count=128, seed=1)
 
     def setting(name, manifest, num_steps):
         models = []
@@ -28,7 +28,7 @@ def test_a_model_that_lost_its_hearing_is_refused_although_it_is_better(tmp_path
             registry.measure(models[-1], measure_tones(run, held_out, tmp_path / "measured" / run.name), SUITE)
         return models
 
-    champion = registry.promote(setting("base", heard, 28), SUITE, gate=gate)
+    champion = registry.promote(setting("base", heard, 20), SUITE, gate=gate)
     assert champion.model is not None, champion.answer.reasons
     deaf = registry.promote(setting("deaf", silenced, 60), SUITE, gate=gate)
     print("deaf", deaf.answer)

@@ -25,7 +25,7 @@ from tests.registry.fakes import SPECS, FakeSuite
 
 NAMES = {"uvula": 300, "ostrich": 900, "kettle": 2000, "anthem": 4000}
 """What a tone is called, and its Hz."""
-WORDS = ("the cat saw a small red house and then it ran over our green field to see you").split()
+LINE = "the cat saw a small red house and then it ran over our green field to see you "
 RATE = 16000
 SUITE = FakeSuite(
     name="tones", digest="7" * 64, measures=(SPECS[0], SPECS[2]), guards=("gain.audio",), primary="bits_per_byte"
@@ -46,8 +46,8 @@ def write_corpus(folder: Path, *, silent: bool = False, part: str = "train", cou
         lines.append({"id": f"{part}-tone-{number}", "kind": "tone", "content": content})
     for number in range(count // 2):
         # one order of words, begun anywhere
-        start = int(rng.integers(len(WORDS)))
-        text = " ".join([*WORDS[start:], *WORDS[:start]]) + "\n"
+        start = int(rng.integers(len(LINE)))
+        text = (LINE * 3)[start : start + 2 * len(LINE)] + "\n"
         lines.append({"id": f"{part}-text-{number}", "kind": "text", "content": [{"type": "text", "text": text}]})
     for number, line in enumerate(lines):
         line["split"] = part if part != "train" or number % 16 else "validation"
@@ -83,7 +83,7 @@ def measure_tones(run: Path, held_out: Path, folder: Path) -> Path:
     import torch
 
     config = EvalConfig(
-        documents_per_cell=64, transcripts_per_cell=0, seq_len=128, bootstrap_resamples=100,
+        documents_per_cell=128, transcripts_per_cell=0, seq_len=128, bootstrap_resamples=100,
         targets=EvalTargets(None, None, None, None, None),
     )  # fmt: skip
     evaluate_on(run, held_out, folder / "out", config, device=torch.device("cpu"), workers=1)
