@@ -60,8 +60,8 @@ def _run(launch: LaunchConfig) -> None:
         print(estimate_run(pin(launch.recipe)[0]), flush=True)
         return
     run_pipeline(
-        launch.recipe, runs=launch.runs, tracker=launch.tracker, extend=launch.extend, rerun=launch.rerun,
-        explain_out_of_memory=explain_out_of_memory,
+        launch.recipe, runs=launch.runs, store=launch.store, tracker=launch.tracker, extend=launch.extend,
+        rerun=launch.rerun, explain_out_of_memory=explain_out_of_memory,
     )  # fmt: skip
 
 

@@ -60,13 +60,13 @@ def field_docstrings(options: type) -> dict[str, str]:
 def command(
     read: Callable[[Sequence[str]], Any], *, interrupted: str = "", out_of_memory: str = "give --device cpu"
 ) -> Callable[[Sequence[str] | None], int]:
-    """`main(argv) -> exit code` that runs what `read(argv)` returns. interrupted, out_of_memory: texts to print."""
+    """`main(argv) -> exit code` that runs what `read(argv)` returns; its `run` may return another code than 0.
+    interrupted, out_of_memory: texts to print."""
 
     @exit_on_closed_pipe
     def main(argv: Sequence[str] | None = None) -> int:
         try:
-            read(sys.argv[1:] if argv is None else argv).run()
-            return 0
+            return read(sys.argv[1:] if argv is None else argv).run() or 0
         except KeyboardInterrupt:
             print(f"\n{interrupted}" if interrupted else "", file=sys.stderr)
             return 130
@@ -94,3 +94,14 @@ def parse(name: str, options: type, argv: Sequence[str]) -> Any:
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
     with one_line_errors():
         return tyro.cli(options, prog=f"brine {name}", args=list(argv), config=config)
+
+
+def parse_subcommand(name: str, commands: dict[str, type], argv: Sequence[str], *, description: str = "") -> Any:
+    """An instance of the dataclass that the first argument names in `commands`; errors as in `parse`."""
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed)
+    with one_line_errors():
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog=f"brine {name}", args=list(argv), config=config, description=description or None
+        )

@@ -41,7 +41,7 @@ class ContentStore:
 
     def path(self, stage: str, key: Mapping[str, Any]) -> Path:
         """The folder of a stage with this key, whether or not it is there."""
-        return self.root / stage / digest(key)
+        return self.root / stage / digest(deciding(key))
 
     def find(self, stage: str, key: Mapping[str, Any]) -> Path | None:
         """The finished folder of a stage with this key, or None."""
@@ -52,9 +52,13 @@ class ContentStore:
     def locked(self, stage: str, key: Mapping[str, Any]) -> Iterator[Path]:
         """Hold the lock of a stage's folder, after whoever holds it now; yields the folder."""
         folder = self.path(stage, key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder.with_name(f"{folder.name}.lock"), what=f"{stage}/{folder.name}"):
+        with file_lock(self.lock_path(folder), what=f"{stage}/{folder.name}"):
             yield folder
+
+    def lock_path(self, folder: Path) -> Path:
+        """The lock file of a stage's folder, whose parent exists afterwards."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return folder.with_name(f"{folder.name}.lock")
 
     def get_or_build(
         self, stage: str, key: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any] | None]
@@ -89,32 +93,49 @@ class ContentStore:
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, what: str, timeout_s: float = 4 * 3600.0) -> Iterator[None]:
-    """Hold a lock file, waiting for the process that holds it. Raises TimeoutError after `timeout_s`.
+    """Hold a lock file, waiting for the process that holds it. Raises TimeoutError after `timeout_s`."""
+    start, told = time.monotonic(), False
+    while (handle := try_lock(path)) is None:
+        if not told:
+            logger.info("%s: %s is at work on it; waiting", what, lock_holder(path))
+            told = True
+        if time.monotonic() - start > timeout_s:
+            raise TimeoutError(f"waited {timeout_s:.0f} s for {lock_holder(path)} to finish {what}")
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        unlock(handle)
 
-    The file stays: deleting it would let two processes hold locks of two files of the same name.
+
+def try_lock(path: Path) -> int | None:
+    """A handle that holds a lock file until it is given to `unlock`; None while another one holds it.
+
+    The file stays: deleting it would let two processes hold locks of two files of one name.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        start, told = time.monotonic(), False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-                if not told:
-                    logger.info("%s: %s is at work on it; waiting", what, holder)
-                    told = True
-                if time.monotonic() - start > timeout_s:
-                    raise TimeoutError(f"waited {timeout_s:.0f} s for {holder} to finish {what}") from None
-                time.sleep(POLL_S)
-            except OSError as error:
-                logger.warning("%s: its file system has no locks (%s): let no other process use it", path, error)
-                break
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(handle)
+        return None
+    except OSError as error:
+        logger.warning("%s: its file system has no locks (%s): let no other process use it", path, error)
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return handle
+
+
+def unlock(handle: int) -> None:
+    """Release a lock; closing alone would not, where a forked worker holds a copy of the handle."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
+
+
+def lock_holder(path: Path) -> str:
+    """Who wrote into a lock file last."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+    except OSError:
+        return "another process"

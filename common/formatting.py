@@ -92,6 +92,15 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def file_size(num_bytes: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
 def duration(seconds: float) -> str:
     """3725 -> "1:02:05"; from 100 hours on in days."""
     whole = max(0, round(seconds))

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -67,26 +67,70 @@ class EvaluateRequest(ComputeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareRequest:
-    """Compare two evaluated runs on the same documents: the first's loss minus the second's, in bits per byte, with
-    intervals over documents."""
+class CompareRequest(ComputeOptions):
+    """Compare evaluated runs on the same documents: ours minus theirs.
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, Path]], tyro.conf.arg(metavar="RUN RUN")]
+    Two runs: bits per byte with intervals over documents, and no verdict, since two equal trainings differ too. Several
+    a side (`--ours A1 A2 A3 --theirs B1 B2 B3`), each another seed of training: better, worse or undecided, with
+    intervals over seeds and documents."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN RUN]")] = ()
     """Two evaluated runs, or folders written by `brine eval RUN --data DATA --out FOLDER`."""
+    ours: tuple[Path, ...] = ()
+    """Runs of one setting, each another seed of training."""
+    theirs: tuple[Path, ...] = ()
+    """Runs of the other setting, in the same order of seeds."""
     models: tuple[str, str] | None = None
-    """Model of each run to compare, e.g. large_salt small; each run's main model if not given."""
+    """Model of each side to compare, e.g. large_salt small; each run's main model if not given."""
+    unpaired: bool = False
+    """Seeds of the two sides have nothing in common: do not pair them."""
+    on: str | None = None
+    """Measure the runs on this suite (a name or a path) instead of reading their evaluations."""
+    part: Literal["dev", "test"] = "test"
+    """Part of the suite."""
     seed: int = 0
     """Seed of the bootstrap."""
 
+    def __post_init__(self):
+        if self.runs and (self.ours or self.theirs):
+            raise ValueError("give either two runs, or --ours RUN ... --theirs RUN ...")
+        if len(self.sides[0]) < 1 or len(self.sides[1]) < 1 or len(self.runs) not in (0, 2):
+            raise ValueError("give two runs to compare, or several a side: --ours RUN ... --theirs RUN ...")
+        if not self.unpaired and len(self.sides[0]) != len(self.sides[1]):
+            raise ValueError(
+                f"{len(self.ours)} runs against {len(self.theirs)} cannot be paired by seed: give equally many in the "
+                "same order, or --unpaired"
+            )
+
+    @property
+    def sides(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """(ours, theirs), however they were given."""
+        return (self.runs[:1], self.runs[1:]) if self.runs else (self.ours, self.theirs)
+
     def run(self) -> None:
         """Print a table and one JSON object. Raises ValueError for a mistake in the request."""
-        from brine.evals.compare import compare_evaluations, format_comparison, load_losses
+        from brine.evals import compare as comparison
 
-        pairs = zip(self.runs, self.models or (None, None), strict=True)
-        ours, theirs = (load_losses(run, name) for run, name in pairs)
-        found = compare_evaluations(ours, theirs, EvalConfig(seed=self.seed))
-        print(format_comparison(found))
-        print(json.dumps({"runs": [str(run) for run in self.runs], "models": [ours.model, theirs.model]} | found))
+        sides, models = self.sides, self.models or (None, None)
+        if self.on is None and max(map(len, sides)) == 1:
+            ours, theirs = (comparison.load_losses(side[0], name) for side, name in zip(sides, models, strict=True))
+            found = comparison.compare_evaluations(ours, theirs, EvalConfig(seed=self.seed))
+            print(comparison.format_comparison(found))
+            runs = [str(side[0]) for side in sides]
+            print(json.dumps({"runs": runs, "models": [ours.model, theirs.model]} | found))
+            return
+        primary = None
+        if self.on is not None:
+            device, compute_dtype = self.resolve()
+            measured, primary = comparison.measure_sides(
+                sides, models, self.on, part=self.part, device=device, compute_dtype=compute_dtype
+            )
+        else:
+            measured = [comparison.load_seeds(side, name) for side, name in zip(sides, models, strict=True)]
+        found = comparison.compare_seeds(*measured, primary=primary, paired=not self.unpaired)
+        print(comparison.format_seeds(found))
+        ours, theirs = ([str(run) for run in side] for side in sides)
+        print(json.dumps({"ours": ours, "theirs": theirs, "on": self.on, "measures": found}, allow_nan=False))
 
 
 @dataclass(frozen=True, kw_only=True)

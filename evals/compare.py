@@ -1,16 +1,16 @@
-"""Paired comparisons on the same held-out documents, with confidence intervals: of two runs, or of SALT and baseline.
+"""Comparisons of evaluated models, paired by the content or id of what they were measured on.
 
-Two runs are paired by document id, in bits per byte, and in nats per token where both have the same tokens. SALT and
-baseline are compared at equal student steps by their final losses, and at equal cost: SALT's loss is read from its
-periodic validations, interpolated over the logarithm of the cost and never extrapolated. Its learning rate has not yet
-decayed there, so this is biased *against* the run that costs more per step. The outcome is "win" when the interval lies
-below 0, "loss" when above, else, and on fewer than six documents, "undecided". It does not cover the variance between
-seeds of training.
+One run against one: bits per byte, of two evaluations of the same documents (whose corpora and tokenizers may differ),
+and nats per token where both have the same tokens, with intervals over documents (`brine.evals.config`). Such an
+interval does not cover that another seed of training ends elsewhere, so the outcome is "no verdict".
+
+Several runs a side: `brine.evals.seed_interval` over seeds and documents. The first measure is tested as it is, all
+others are corrected together by Holm's method: "better" and "worse" hold for them jointly.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +19,20 @@ import numpy as np
 from brine.common.files import finite, read_jsonl
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
-from brine.evals.config import EvalConfig, Interval
-from brine.evals.loss import DocumentLosses
+from brine.evals.config import EvalConfig
+from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.run_files import format_interval, read_results, upgrade_results
+from brine.evals.seed_interval import holm, needed, seed_difference
 
-MIN_DOCUMENTS = 6
-"""Fewer are always "undecided": equal models differ in one direction on all five of five in 1 of 16 cases."""
+NO_VERDICT = "no verdict"
+"""Outcome of one seed: two equal trainings differ as well."""
 REMEDY = "run `brine eval RUN --data DATA --out FOLDER` and give that folder"
 
 
-def outcome(interval: Interval) -> str:
-    """ "win", "loss" or "undecided" of a difference of losses (ours minus theirs)."""
-    if interval.num_documents < MIN_DOCUMENTS:
-        return "undecided"
-    if interval.high is not None and interval.high < 0:
-        return "win"
-    return "loss" if interval.low is not None and interval.low > 0 else "undecided"
-
-
 def difference_with_outcome(gap: np.ndarray, denominator: np.ndarray, config: EvalConfig) -> dict[str, Any]:
-    """sum(gap) / sum(denominator) with its interval and outcome, as JSON. Both arguments: (n,)."""
+    """sum(gap) / sum(denominator) of one seed with its interval over documents, as JSON. Both arguments: (n,)."""
     interval = config.interval(gap, denominator)
-    return interval.to_dict(name="difference") | {"outcome": outcome(interval)}
-
-
-def paired_difference(ours: np.ndarray, theirs: np.ndarray, tokens: np.ndarray, config: EvalConfig) -> dict[str, Any]:
-    """Paired difference of losses, nats per target token, with interval and outcome. All arguments: (n,)."""
-    total = max(1, int(tokens.sum()))
-    means = {"ours": float(ours.sum() / total), "theirs": float(theirs.sum() / total)}
-    return difference_with_outcome(ours - theirs, tokens, config) | means
+    return interval.to_dict(name="difference") | {"outcome": None if interval.value is None else NO_VERDICT}
 
 
 @dataclass(frozen=True)
@@ -101,7 +86,7 @@ def _ids(run: Path, lines: list[dict[str, Any]]) -> list[str]:
     return [ids[line["document"]] for line in lines]
 
 
-def _with_kinds(
+def with_kinds(
     kinds: Iterable[tuple[str, np.ndarray]], num_documents: int, entry: Callable[[np.ndarray], dict[str, Any]]
 ) -> dict[str, Any]:
     """`entry(mask)` over all documents, and per kind under `kinds`."""
@@ -124,7 +109,7 @@ def summarize_losses(losses: ModelLosses, config: EvalConfig) -> dict[str, Any]:
             "bits_per_byte": config.interval(losses.loss[mask] / math.log(2), losses.bytes[mask]).to_dict(),
         }
 
-    return _with_kinds(_kinds_of(losses), len(losses.ids), entry)
+    return with_kinds(_kinds_of(losses), len(losses.ids), entry)
 
 
 def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConfig) -> dict[str, Any]:
@@ -155,138 +140,112 @@ def compare_evaluations(ours: ModelLosses, theirs: ModelLosses, config: EvalConf
             "nats_per_token": difference_with_outcome(gap, ours.tokens[mask], config) if same_tokens else None,
         }
 
-    return finite(_with_kinds(_kinds_of(ours), len(ours.ids), entry))
+    return finite(with_kinds(_kinds_of(ours), len(ours.ids), entry))
 
 
 def format_comparison(found: Mapping[str, Any]) -> str:
     """The result of `compare_evaluations` as aligned text."""
     rows = [
         (part["kind"], part["documents"], format_interval(part["bits_per_byte"], "difference", "z.4f"),
-         part["bits_per_byte"]["outcome"])
+         part["bits_per_byte"]["outcome"] or "not compared")
         for part in [{"kind": "all", **found}, *found["kinds"]]
     ]  # fmt: skip
-    return as_text(table(("first minus second", "documents", "bits per byte", "outcome for the first"), rows))
+    head = ("first minus second", "documents", "bits per byte, over documents", "outcome for the first")
+    return f"{as_text(table(head, rows))}\none seed of training has no verdict: give several with --ours and --theirs"
 
 
-@dataclass(frozen=True)
-class ValidationCurve:
-    """P periodic validations of one run over n documents. step: (P,) int64 and cost: (P,) float64, FLOPs until that
-    step, ascending; loss: (P, n) float64, summed cross-entropy in nats; tokens: (n,) int64, target tokens."""
+def loss_measurements(losses: ModelLosses) -> dict[str, Measurement]:
+    """Bits per byte over all documents and of each kind, as `bits_per_byte` and `bits_per_byte.KIND`."""
 
-    step: np.ndarray
-    cost: np.ndarray
-    loss: np.ndarray
-    tokens: np.ndarray
+    def measure(name: str, mask: np.ndarray) -> Measurement:
+        cases = tuple(case for case, chosen in zip(losses.ids, mask, strict=True) if chosen)
+        kind = tuple(losses.kind[mask].tolist())
+        bits, num_bytes = losses.loss[mask] / math.log(2), losses.bytes[mask].astype(np.float64)
+        return Measurement(MeasureSpec(name, unit="bits"), cases, bits, num_bytes, kind)
 
-    def mean(self) -> np.ndarray:
-        """(P,) nats per target token."""
-        return self.loss.sum(axis=1) / max(1, self.tokens.sum())
-
-    def interpolate(self, cost: float) -> np.ndarray | None:
-        """(n,) losses at a cost; None outside what was measured."""
-        if not self.cost[0] <= cost <= self.cost[-1]:
-            return None
-        index = int(np.searchsorted(self.cost, cost, side="left"))
-        if self.cost[index] == cost:
-            return self.loss[index]
-        low, high = np.log(self.cost[index - 1]), np.log(self.cost[index])
-        share = (np.log(cost) - low) / (high - low)
-        return (1 - share) * self.loss[index - 1] + share * self.loss[index]
+    found = {"bits_per_byte": measure("bits_per_byte", np.ones(len(losses.ids), bool))}
+    kinds = _kinds_of(losses)
+    return found | {f"bits_per_byte.{kind}": measure(f"bits_per_byte.{kind}", mask) for kind, mask in kinds}
 
 
-def validation_curve_of(metrics: Iterable[Mapping[str, Any]]) -> ValidationCurve | None:
-    """The validations among the lines of metrics.jsonl; None where no line has losses per document.
+def load_seeds(runs: Sequence[Path], model: str | None = None) -> list[dict[str, Measurement]]:
+    """`loss_measurements` of each evaluated run of one setting. Raises ValueError for one training that comes twice, as
+    itself or as a copy: counted as two seeds it would make any difference look certain."""
+    losses = [load_losses(run, model) for run in runs]
+    for index, found in enumerate(losses):
+        for before, other in zip(runs, losses[:index], strict=False):
+            if found.ids == other.ids and np.array_equal(found.loss, other.loss):
+                raise ValueError(f"{runs[index]} and {before} are one training (equal losses): give different seeds")
+    return [loss_measurements(found) for found in losses]
 
-    A line counts when it has `validation.documents`, `validation.tokens` (`validation.py`) and `flops.total`; of a
-    repeated step the last line counts.
+
+def measure_sides(
+    sides: Sequence[Sequence[Path]], models: Sequence[str | None], suite: str, *, part: str, **compute: Any
+) -> tuple[list[list[dict[str, Measurement]]], str]:
+    """(what a suite's part measures of each run of each side, the suite's primary measure). compute: device and dtype,
+    as `measure_on_suite` takes them."""
+    from brine.evals.suites.measure import measure_on_suite
+    from brine.evals.suites.suite import Suite
+
+    opened = Suite.open(suite)
+    measured = [
+        [measure_on_suite(run, opened, model=model, part=(part,), **compute)[part] for run in runs]
+        for runs, model in zip(sides, models, strict=True)
+    ]
+    return measured, opened.primary
+
+
+def compare_seeds(
+    ours: Sequence[Mapping[str, Measurement]], theirs: Sequence[Mapping[str, Measurement]], *,
+    primary: str | None = None, confidence: float = 0.95, paired: bool = True,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """{measure: difference} of two settings, what was measured of each seed given: `SeedDifference.to_dict()` with
+    `p_holm`, an outcome after Holm's correction and what is `needed`.
+
+    primary: the measure that is tested as it is, by default the first. Raises ValueError for measures or cases that
+    some seed lacks.
     """
-    points: dict[int, tuple[float, list[float]]] = {}
-    tokens: list[int] | None = None
-    for line in metrics:
-        validation = line.get("validation") or {}
-        cost = (line.get("flops") or {}).get("total")
-        if validation.get("documents") and cost and (tokens is None or len(validation["tokens"]) == len(tokens)):
-            tokens = validation["tokens"]
-            points[int(line["step"])] = (float(cost), validation["documents"])
-    if not points:
-        return None
-    steps = sorted(points)
-    cost, loss = zip(*(points[step] for step in steps), strict=True)
-    return ValidationCurve(np.array(steps, np.int64), np.array(cost), np.array(loss, np.float64), np.array(tokens))
-
-
-def at_equal_steps(ours: DocumentLosses, theirs: DocumentLosses, config: EvalConfig) -> dict[str, Any]:
-    """Difference of the final losses of two runs, and under `kinds` the same per kind. Raises ValueError for different
-    documents."""
-    if not np.array_equal(ours.document, theirs.document):
-        raise ValueError("two runs are compared on the same documents: these losses are of different ones")
-
-    def entry(mask: np.ndarray) -> dict[str, Any]:
-        sums = (losses.loss[mask].sum(axis=1) for losses in (ours, theirs))
-        return paired_difference(*sums, ours.tokens[mask].sum(axis=1), config)
-
-    kinds = [(kind, ours.of_kind(kind)) for kind in ours.kinds if ours.of_kind(kind).any()]
-    return _with_kinds(kinds, len(ours), entry)
-
-
-def at_equal_cost(
-    ours: ValidationCurve, theirs: ValidationCurve, config: EvalConfig, *, prior_flops: float = 0.0
-) -> dict[str, Any]:
-    """Both runs at the largest cost that both have reached: the end of the cheaper one.
-
-    ours: the run with SALT; theirs: the baseline. prior_flops: FLOPs of ours before its first step (teacher training,
-    scoring). Where one was not yet validated at that cost, difference and outcome are None, the reason is in `note`.
-    """
-    ours = replace(ours, cost=ours.cost + prior_flops)
-    cost = float(min(ours.cost[-1], theirs.cost[-1]))
-    here, there = ours.interpolate(cost), theirs.interpolate(cost)
-    if here is None or there is None or len(here) != len(there):
-        note = "the runs were validated on different documents"
-        if here is None or there is None:
-            note = "at the end of the cheaper run, the other had not been validated"
-        missing = {"outcome": None, "ours": None, "theirs": None, "cost_flops": cost, "note": note}
-        return Interval().to_dict(name="difference") | missing
-    which = "SALT" if ours.cost[-1] > theirs.cost[-1] else "the baseline"
-    return paired_difference(here, there, theirs.tokens, config) | {
-        "cost_flops": cost,
-        "note": f"{which} is interpolated from its validation curve, before its learning rate has decayed",
+    runs = [*ours, *theirs]
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    for name in names:
+        if lacking := [index for index, run in enumerate(runs) if name not in run]:
+            side, index = ("ours", lacking[0]) if lacking[0] < len(ours) else ("theirs", lacking[0] - len(ours))
+            raise ValueError(f"{name} was not measured for {side}[{index}]: measure all seeds on the same documents")
+    primary = primary or names[0]
+    if primary not in names:
+        raise ValueError(f"{primary} was not measured: it is one of {', '.join(names)}")
+    names.sort(key=lambda name: name != primary)
+    differences = {
+        name: seed_difference(
+            [run[name] for run in ours], [run[name] for run in theirs], confidence=confidence, paired=paired
+        )
+        for name in names
     }
+    tested = [name for name in names if name != primary and differences[name].p_value is not None]
+    adjusted = dict(zip(tested, holm(differences[name].p_value for name in tested), strict=True))
+    found = {}
+    for name, difference in differences.items():
+        entry = difference.to_dict() | {"p_holm": adjusted.get(name, difference.p_value), "needed": needed(difference)}
+        if entry["outcome"] in ("better", "worse") and entry["p_holm"] > 1 - confidence:
+            entry |= {"outcome": "undecided", "needed": "decided alone, not among so many measures"}
+        found[name] = entry
+    return found
 
 
-def cost_to_match(
-    ours: ValidationCurve, theirs: ValidationCurve, *, prior_flops: float = 0.0
-) -> dict[str, float | None]:
-    """Step and cost at which ours first reaches their final validation loss, as fractions of their whole run; None
-    where it never does. The mean loss is interpolated over the logarithm of the cost."""
-    goal = theirs.mean()[-1]
-    mean, cost = ours.mean(), np.log(ours.cost)
-    reached = np.flatnonzero(mean <= goal)
-    if not len(reached):
-        return {"step_fraction": None, "cost_fraction": None}
-    index = int(reached[0])
-    share = 1.0 if not index else (mean[index - 1] - goal) / (mean[index - 1] - mean[index])
-    before = max(0, index - 1)
-    flops = float(np.exp(cost[before] + share * (cost[index] - cost[before])))
-    step = float(ours.step[before] + share * (ours.step[index] - ours.step[before]))
-    return {
-        "step_fraction": step / float(theirs.step[-1]),
-        "cost_fraction": (flops + prior_flops) / float(theirs.cost[-1]),
-    }
+def format_seeds(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The result of `compare_seeds` as aligned text."""
+    first = next(iter(found.values()))
+    seeds = " and ".join(str(count) for count in dict.fromkeys(first["num_seeds"]))
+    rows = [
+        (name, entry["num_cases"], format_interval(entry, "value", "z.4f"),
+         "·" if entry["p_holm"] is None else format(entry["p_holm"], ".2g"), entry["outcome"], entry["needed"])
+        for name, entry in found.items()
+    ]  # fmt: skip
+    head = ("ours minus theirs", "cases", f"over {first['interval_of']}", "p, Holm", "outcome for ours", "it needs")
+    pairs = "paired by position" if first["paired"] else "not paired"
+    return f"{as_text(table(head, rows))}\n{seeds} seeds, {pairs}; per seed {_per_seed(first)}"
 
 
-def compare_arms(
-    ours: DocumentLosses, theirs: DocumentLosses, our_metrics: Iterable[Mapping[str, Any]],
-    their_metrics: Iterable[Mapping[str, Any]], config: EvalConfig, *, teacher_training_flops: float = 0.0,
-    scoring_flops: float = 0.0,
-) -> dict[str, Any]:  # fmt: skip
-    """The whole comparison as JSON: `equal_steps`, and where both runs have several validations `equal_cost` and
-    `cost_to_match`, each `without_teacher_training` and `with_teacher_training`."""
-    result: dict[str, Any] = {"equal_steps": at_equal_steps(ours, theirs, config)}
-    mine, base = validation_curve_of(our_metrics), validation_curve_of(their_metrics)
-    if mine is None or base is None or min(len(mine.step), len(base.step)) < 2:
-        return result
-    prior = {"without_teacher_training": scoring_flops, "with_teacher_training": scoring_flops + teacher_training_flops}
-    return result | {
-        "equal_cost": {name: at_equal_cost(mine, base, config, prior_flops=paid) for name, paid in prior.items()},
-        "cost_to_match": {name: cost_to_match(mine, base, prior_flops=paid) for name, paid in prior.items()},
-    }
+def _per_seed(entry: Mapping[str, Any]) -> str:
+    sides = (", ".join(format(value, "z.4f") for value in entry[side]) for side in ("ours", "theirs"))
+    return f"{entry['measure']} {' against '.join(sides)}"

@@ -129,7 +129,8 @@ def _training_corpus(run: Path) -> Path | None:
 
     run: also a stage of it, or a model folder.
     """
-    for folder in (run.resolve(), *run.resolve().parents[:2]):
+    # a stage may be a link out of the run
+    for folder in (run.absolute(), *run.absolute().parents[:2]):
         trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
         done = read_object(folder.parent / "encoded" / "done")
         if trained_digest and done and done.get("digest") != trained_digest:

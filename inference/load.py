@@ -32,6 +32,7 @@ from brine.inference.chat import ROLES, ChatStream, chat_prompt, check_token_ids
 from brine.inference.decode import stream_text, stream_tokens
 from brine.inference.prefill import OnPrefill
 from brine.inference.prompt import PromptPart, batch_prompts, encode_prompt
+from brine.inference.registered import registry_root, resolve_registered
 from brine.inference.sampling import GenerationConfig
 from brine.model.config import ModelConfig
 from brine.model.device import resolve_device
@@ -149,7 +150,8 @@ def load(
     attention_backend: str = "auto",
     loss_backend: str = "auto",
 ) -> LoadedModel:
-    """Load a model from a model folder, a stage that has one, or a run (its best finished stage).
+    """Load a model from a model folder, a stage that has one, a run (its best finished stage), or a registry by name:
+    "champion", or the digest of its weights or the beginning of it (`brine.inference.registered`).
 
     device: a torch device or its name; "auto" is a GPU if available. attention_backend, loss_backend: as in `kernels`.
     Raises ValueError, naming file and remedy, where there is no model, or it is broken, of another version, or put
@@ -182,9 +184,14 @@ def load(
 
 
 def find_model_folder(folder: Path) -> Path:
-    """The model folder that a path means: itself, its `model`, or that of a run's best finished stage."""
+    """The model folder that a path or a registered name means: itself, its `model`, or that of a run's best finished
+    stage."""
+    folder = resolve_registered(folder)
     if not folder.exists():
-        raise ValueError(f"{folder} does not exist: give a run such as runs/demo, a stage of it, or a model folder")
+        raise ValueError(
+            f"{folder} does not exist: give a run such as runs/demo, a stage of it, a model folder, or a model of the "
+            f"registry {registry_root()} (champion, or a digest)"
+        )
     candidates = [folder, folder / "model", *(folder / stage / "model" for stage in STAGE_PREFERENCE)]
     for candidate in candidates:
         if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():

@@ -8,9 +8,15 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from brine.inference.registered import resolve_registered
 from brine.model.device import resolve_compute_dtype, resolve_device
 
-Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+_RUN = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1, metavar="RUN", instance_from_str=lambda args: resolve_registered(args[0]),
+    is_instance=lambda value: isinstance(value, Path), str_from_instance=lambda value: [str(value)],
+)  # fmt: skip
+Run = Annotated[tyro.conf.Positional[Path], _RUN]
+"""A path, or a registered model by name: `champion`, a digest of weights, or the beginning of one."""
 
 
 def _comma_separated(kind: Callable[[str], Any], metavar: str, remedy: str) -> Any:

@@ -12,11 +12,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brine.common.files import file_digest, read_json
+from brine.common.files import digest, file_digest, read_json
 from brine.data.corpus.file_records import find_changed_files
+from brine.data.corpus.media_digest import media_digest
 from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import quarantine_summary
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
+from brine.data.corpus.swap import FILTER_LOG
 from brine.data.files.roots import MediaRoots
 from brine.data.files.source_files import read_source, source_hash
 from brine.data.filters.filter_log import FilterLog
@@ -32,6 +34,9 @@ from brine.synth import build_synth_corpus
 
 if TYPE_CHECKING:
     from brine.pipeline.run import Pipeline
+
+MEDIA_HASHES = ".media"
+"""In the store: the remembered hashes of media."""
 
 
 def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]]:
@@ -51,13 +56,13 @@ def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]
         source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
         inputs = {"manifest": source.fingerprint(media=False)}
         check_same_documents(run.store, source.path, digest=inputs["manifest"])
-        return config.manifest, inputs | _media_input(run, source.root, inputs)
+        return config.manifest, inputs | _media_input(run, source, inputs)
     synth = _make_synth_corpus(run) if config.uses_synth else None
     if config.sources:
         joined, inputs = join_sources_of(run, None if synth is None else synth.folder / "manifest.jsonl")
-        return joined, inputs | _media_input(run, joined.root, inputs)
+        return joined, inputs | _media_input(run, joined, inputs)
     inputs = {"corpus": synth.digest}
-    return synth.folder / "manifest.jsonl", inputs | _media_input(run, synth.folder.resolve(), inputs)
+    return synth.folder / "manifest.jsonl", inputs | _changed_media(run, synth.folder.resolve(), inputs)
 
 
 def _make_synth_corpus(run: Pipeline) -> PipelineStage:
@@ -95,7 +100,23 @@ def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
         raise ValueError(trouble)
 
 
-def _media_input(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str]) -> dict[str, str]:
+def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) -> dict[str, str]:
+    """{"media": digest of the contents of all media} as a further input of the encoded stage.
+
+    A run that was begun without it compares the media with what it encoded.
+    """
+    begun = (read_json(run.folder / "encoded" / STAGE_FILE) or {}).get("inputs")
+    if run.store.content is None or (begun is not None and not (run.folder / "encoded").is_symlink()):
+        return _changed_media(run, source.root, inputs)
+    found = {}
+    if run.world.is_main:
+        most = run.recipe.corpus.encode.max_file_mib
+        memory = run.store.content.root / MEDIA_HASHES
+        found = {"media": media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)}
+    return run.world.broadcast(found)
+
+
+def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str]) -> dict[str, str]:
     """{"media": digest of the changed media} as a further input of the encoded stage; {} until some have changed.
 
     While nothing changes the media keep the digest under which the stage was begun.
@@ -143,12 +164,17 @@ def is_built(documents: Path | DocumentSource) -> bool:
 
 
 def apply_filters(run: Pipeline, folder: Path) -> dict:
-    """Undo all filter passes of the corpus, then apply those of the recipe."""
-    filter_log = FilterLog.open(run.data)
-    while len(filter_log):
-        filter_log.undo()
+    """Apply the filters of the recipe; the corpus itself, which other runs may use, is not touched."""
     config = run.recipe.corpus
-    filter_log = run_filters(run.data, config.filters, num_workers=config.synth.workers, progress=True)
+    filter_log = run_filters(
+        run.data, config.filters, folder=folder / FILTER_LOG, num_workers=config.synth.workers, progress=True
+    )
     logger.info("%s", filter_log.report())
     (folder / "filter_passes.txt").write_text(filter_log.report() + "\n", encoding="utf-8")
     return {"kept": int(filter_log.kept_mask().sum()), "fingerprint": filter_log.digest}
+
+
+def filter_log(run: Pipeline) -> FilterLog:
+    """The filter passes of the recipe; those of former runs lie in their corpus."""
+    folder = run.folder / "filtered" / FILTER_LOG
+    return FilterLog.open(run.data, folder if folder.is_dir() else None)

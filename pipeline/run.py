@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
+from brine.common.content_store import ContentStore
 from brine.common.files import write_json
 from brine.data.corpus.excluded import find_excluded, require_targets
 from brine.data.corpus.store import open_corpus
+from brine.data.corpus.swap import FILTER_LOG
 from brine.data.filters.filter_log import FilterLog
 from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
@@ -27,38 +29,41 @@ from brine.pipeline.recipe import Recipe
 from brine.pipeline.sources import encoded_settings
 from brine.pipeline.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
-from brine.training.logging.metrics import require_tensorboard
+from brine.training.logging.metrics import require_sink
 from brine.training.parallel.distributed import World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime, apply_runtime, resolve_runtime
 
 RUN_RECORD_FILES = ("runtime.json", "recipe.json", "environment.json", "excluded.json", "kept_stale.json")
 """Files of the run folder that record the run itself."""
+STORE_FOLDER = ".store"
+"""Below the folder of all runs: the stages that they share."""
 Explain = Callable[..., AbstractContextManager]
 
 
 def run_pipeline(
-    recipe: Recipe, *, runs: Path = Path("runs"), tracker: str | None = None, extend: bool = False,
-    rerun: tuple[str, ...] = (), explain_out_of_memory: Explain = lambda **_: nullcontext(),
+    recipe: Recipe, *, runs: Path = Path("runs"), store: Path | None = None, tracker: str | None = None,
+    extend: bool = False, rerun: tuple[str, ...] = (), explain_out_of_memory: Explain = lambda **_: nullcontext(),
     resolve_model: ResolveModel = no_registry,
 ) -> Path:  # fmt: skip
-    """Run all stages of a recipe and return the run folder. Finished stages are skipped; those in `rerun` are trained
-    again and, with `extend`, those with more steps continue; their old folders are renamed.
-    explain_out_of_memory: a context around each training that turns running out of memory into advice
-    (`brine.planner.out_of_memory`). resolve_model: the folder of "champion", or of another model of a registry.
-    Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
+    """Run all stages of a recipe and return the run folder. Finished stages are skipped, also those that another run
+    has made in `store` (runs/.store); those in `rerun` are trained again and, with `extend`, those with more steps
+    continue; their old folders are renamed. explain_out_of_memory: a context around each training that turns running
+    out of memory into advice (`brine.planner.out_of_memory`). resolve_model: the folder of "champion", or of another
+    model of a registry. Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
     if tracker is not None:
         # before anything is renamed or trained
-        require_tensorboard()
+        require_sink(tracker)
     asked = recipe.runtime
     device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
     world = init_distributed(device=device, timeout_s=asked.timeout_s)
     world = init_parallel_groups(world, context_parallel=asked.context_parallel, dp_shard=asked.dp_shard, device=device)
     # before the run folder is made
     recipe, pinned = pin(recipe, resolve_model=resolve_model, world=world)
-    folder = Path(runs) / recipe.name
+    folder, content = Path(runs) / recipe.name, ContentStore(store or Path(runs) / STORE_FOLDER)
+    untrained = untrained_stages_of(recipe)
     with (
-        StageStore(folder, world=world, rerun=rerun, untrained=untrained_stages_of(recipe)) as store,
+        StageStore(folder, world=world, rerun=rerun, untrained=untrained, content=content) as stages,
         restore_if_refused(folder / name for name in RUN_RECORD_FILES),
     ):
         runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
@@ -66,7 +71,7 @@ def run_pipeline(
         # the other ranks read what rank 0 resolved
         runtime = runtime or resolve_runtime(recipe.runtime, folder=folder)
         apply_runtime(runtime, local_world_size=world.local_size)
-        Pipeline(recipe, store, world, runtime, tracker, extend, explain_out_of_memory, pinned).run()
+        Pipeline(recipe, stages, world, runtime, tracker, extend, explain_out_of_memory, pinned).run()
     return folder
 
 
@@ -119,9 +124,17 @@ class Pipeline:
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
         if config.filters:
             build = lambda folder: corpus.apply_filters(self, folder)  # noqa: E731
-            self.stage("filtered", build, config=config.filters, inputs=["encoded"], output_names=["filter_passes.txt"])
+            self.stage(
+                "filtered",
+                build,
+                config=config.filters,
+                inputs=["encoded"],
+                output_names=["filter_passes.txt", FILTER_LOG],
+            )
             self.corpus_stages = ["encoded", "filtered"]
-        self.documents = FilterLog.open(self.data).kept_mask() if built or config.filters else None
+            self.documents = corpus.filter_log(self).kept_mask()
+        else:
+            self.documents = FilterLog.open(self.data).kept_mask() if built else None
 
     def check_packing(self) -> None:
         """Report documents that fit no sequence. Raises ValueError where no target, or too few documents, are left."""

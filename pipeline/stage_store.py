@@ -1,9 +1,12 @@
 """Stages that run once, resume where they were interrupted, and run again when their settings or inputs change.
 
-A stage whose `done` holds its key (settings that affect its result, input digests) is skipped; one with the key in
-`stage.json` alone was interrupted, and its function is called again in its folder; one with another key is discarded
-and done again (`stage_backup`). A `protected` stage that has made something is never discarded, nor is anything that it
-was made from; `rerun` renames its folder. With several ranks rank 0 decides and writes.
+A stage whose `done` holds its key (settings that affect its result, input digests, revision of its code) is skipped;
+one with the key in `stage.json` alone was interrupted, and its function is called again in its folder; one with another
+key is done again. With a content store a stage's folder lies there, under the digest of its key, and the run holds a
+relative link to it: another run with the same key links to it as well, or waits while it is being made, and what a
+changed stage was before stays in the store. Without one, and for stages that are trained again (`rerun`) or extended,
+the folder lies in the run (`stage_backup`). A `protected` stage that has made something is never replaced, nor is
+anything that it was made from. With several ranks rank 0 decides and writes.
 """
 
 import logging
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brine.common.content_store import ContentStore, lock_holder, try_lock, unlock
 from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
 from brine.common.renamed import require_current_names
 from brine.pipeline import stage_backup as backup
@@ -30,6 +34,7 @@ RERUN_FILE = "redone.json"
 EXTENDING_PREFIX = ".extending_"
 """Before a stage's name: the folder in which it will continue with more steps."""
 BUILD_TIMEOUT_S = 4 * 3600.0
+LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,12 @@ class StageStore:
 
     def __init__(
         self, folder: Path, *, world: World | None = None, rerun: Iterable[str] = (),
-        untrained: Mapping[str, str] | None = None,
+        untrained: Mapping[str, str] | None = None, content: ContentStore | None = None,
     ):  # fmt: skip
         """rerun: protected stages to do again, changed or not; their old folders are renamed. untrained: protected
-        stages that this command does not train, with the option that makes it train them."""
-        self.folder, self.world = Path(folder), world or World()
+        stages that this command does not train, with the option that makes it train them. content: where the stages'
+        folders lie, shared with other runs; None: in `folder`."""
+        self.folder, self.world, self.content = Path(folder), world or World(), content
         self.rerun, self.untrained = frozenset(rerun), untrained or {}
         self.done: dict[str, PipelineStage] = {}
         self.kept_stale: dict[str, str] = {}
@@ -92,7 +98,7 @@ class StageStore:
     def stage(
         self, name: str, build: Callable[[Path], Mapping[str, Any] | None], *, config: Any = None,
         inputs: Iterable[str] | Mapping[str, str] = (), on_all_ranks: bool = False, protected: bool = False,
-        keep_if_inputs_change: bool = False, output_names: Iterable[str] = (),
+        keep_if_inputs_change: bool = False, output_names: Iterable[str] = (), revision: int = 1,
         extend: Callable[[Path, Path], None] | None = None,
     ) -> PipelineStage:  # fmt: skip
         """Do a stage, or find that it is done.
@@ -102,51 +108,94 @@ class StageStore:
         `fingerprint` in it is part of the digest. inputs: names of earlier stages, or names with digests of anything
         else. protected: never discard what it made. keep_if_inputs_change: where only its inputs changed and a model
         was trained on it, it is kept, and reported in `kept_stale`. output_names: files and folders that `build` makes;
-        others are kept when the stage is done again. extend: called where a protected stage's configuration changed,
-        with its folder and a fresh one; fills the fresh one with what `build` can resume from, or raises ValueError.
+        others are kept when the stage is done again. revision: of `build`; raised where it makes other bytes of the
+        same key. extend: called where a protected stage's configuration changed, with its folder and a fresh one; fills
+        the fresh one with what `build` can resume from, or raises ValueError.
 
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else,
         ProtectedStageError where something protected would be done again."""
-        key = {"config": config, "inputs": self._digests(inputs)}
+        key = _key(config, self._digests(inputs), revision)
         folder, output_names = self.folder / name, tuple(output_names)
         mark = self._finished(folder, key)
         if mark is None and keep_if_inputs_change and (reason := self._stale_reason(name, key)):
             mark = read_json(folder / DONE_FILE)
             self.kept_stale[name] = reason
         skipped = mark is not None and not (protected and name in self.rerun)
+        if on_all_ranks:
+            # rank 0 may link to a finished folder before the others look
+            skipped = self.world.broadcast(skipped)
         if name in self.kept_stale:
             logger.warning("%s: %s", name, self.kept_stale[name])
         elif skipped:
             logger.info("%s: unchanged, skipped", name)
         elif self.world.is_main:
-            trouble = None
+            held, trouble = None, None
             try:
-                self._prepare(name, folder, key, protected=protected, output_names=output_names, extend=extend)
+                held = self._claim(name, folder, key, on_all_ranks=on_all_ranks)
+                skipped = self._prepare(
+                    name, folder, key, protected=protected, output_names=output_names, extend=extend
+                )
             except ValueError as error:
                 trouble = error
-            # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
-            if on_all_ranks:
-                self.world.broadcast(None if trouble is None else str(trouble))
-            if trouble is not None:
-                raise trouble
-            mark = self._build(name, folder, build, output_names=() if protected else output_names)
+            try:
+                # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
+                if on_all_ranks:
+                    self.world.broadcast({"skipped": skipped, "trouble": None if trouble is None else str(trouble)})
+                if trouble is not None:
+                    raise trouble
+                if not skipped:
+                    mark = self._build(name, folder, build, output_names=() if protected else output_names)
+            finally:
+                if held is not None:
+                    unlock(held)
         else:
             if on_all_ranks:
-                if trouble := self.world.broadcast(None):
-                    raise ValueError(trouble)
-                build(folder)
+                while (claim := self.world.broadcast(None)) is None:
+                    pass
+                if claim["trouble"]:
+                    raise ValueError(claim["trouble"])
+                skipped = claim["skipped"]
+                if not skipped:
+                    build(folder)
             wait_for(
                 lambda: self._finished(folder, key) is not None, run_folder=self.folder, what=name,
                 timeout_s=BUILD_TIMEOUT_S,
             )  # fmt: skip
             mark = self._finished(folder, key)
-        return self._add(name, mark, skipped=skipped)
+        return self._add(name, mark or self._finished(folder, key), skipped=skipped)
 
-    def reuse(self, name: str, *, config: Any = None, inputs: Iterable[str] = ()) -> bool:
+    def _claim(self, name: str, folder: Path, key: dict, *, on_all_ranks: bool) -> int | None:
+        """Hold the lock of a stage's stored folder, after any other process; None where it lies in the run."""
+        if not self._is_shared(name, folder, key):
+            return None
+        path = self.content.lock_path(self.content.path(name, key))
+        start, told = time.monotonic(), False
+        while (held := try_lock(path)) is None:
+            if not told:
+                logger.info("%s: %s is making the same; waiting for it", name, lock_holder(path))
+                told = True
+            if time.monotonic() - start > BUILD_TIMEOUT_S:
+                raise ValueError(
+                    f"{name}: waited {BUILD_TIMEOUT_S / 3600:.0f} h for {lock_holder(path)}: end it, or look at it"
+                )
+            time.sleep(LOCK_POLL_S)
+            if on_all_ranks:
+                # the others wait in a collective, which would time out
+                self.world.broadcast(None)
+        return held
+
+    def _is_shared(self, name: str, folder: Path, key: dict) -> bool:
+        """Does the folder of this stage lie in the content store? A stage that was begun in the run stays there."""
+        if self.content is None or name in self.rerun:
+            return False
+        begun = read_json(folder / STAGE_FILE)
+        return folder.is_symlink() or begun is None or bool(differences(begun, key))
+
+    def reuse(self, name: str, *, config: Any = None, inputs: Iterable[str] = (), revision: int = 1) -> bool:
         """Take over a stage that is done with this key, without doing anything; else return False."""
         if not set(inputs) <= set(self.done):
             return False
-        mark = self._finished(self.folder / name, {"config": config, "inputs": self._digests(inputs)})
+        mark = self._finished(self.folder / name, _key(config, self._digests(inputs), revision))
         if mark is not None:
             self._add(name, mark, skipped=True)
         return mark is not None
@@ -203,14 +252,20 @@ class StageStore:
         mark |= {"result": result, "wall_s": round(time.perf_counter() - start, 3)}
         if output_names:
             write_json(folder / FILE_LIST, backup.files_of_stage(folder, output_names))
-        write_json(folder / DONE_FILE, mark)
+        if folder.is_symlink():
+            ContentStore.finish(folder.resolve(), mark)
+        else:
+            write_json(folder / DONE_FILE, mark)
         logger.info("%s: done in %.1f s", name, mark["wall_s"])
         return mark
 
     def _prepare(
         self, name: str, folder: Path, key: dict, *, protected: bool, output_names: tuple[str, ...],
         extend: Callable | None,
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
+        """Make the folder ready for `build`; returns whether another run has made everything already."""
+        if folder.is_symlink() and name not in self.rerun and self._finished(folder, key) is not None:
+            return True
         begun = read_json(folder / STAGE_FILE)
         has_made, wants_rerun = backup.is_protected(folder), name in self.rerun
         rerun = protected and wants_rerun and has_made
@@ -221,7 +276,7 @@ class StageStore:
         if begun is None:
             # what is written before a stage is begun
             first = (f".{STAGE_FILE}.", f".{RERUN_FILE}.")
-            names = [path.name for path in folder.iterdir()] if folder.exists() else []
+            names = [path.name for path in folder.iterdir()] if folder.exists() and not folder.is_symlink() else []
             if any(name != RERUN_FILE and not name.startswith(first) for name in names):
                 raise ValueError(
                     f"{folder} is not empty and holds no {STAGE_FILE}, so this pipeline did not make it: move it away, "
@@ -233,10 +288,11 @@ class StageStore:
                 (folder / RERUN_FILE).unlink(missing_ok=True)
             # a done mark that exists all the same was not whole
             (folder / DONE_FILE).unlink(missing_ok=True)
-            return
+            return False
         elif protected and has_made:
             if extend is not None and not wants_rerun and begun.get("inputs") == key["inputs"]:
-                return self._extend(name, folder, key, extend)
+                self._extend(name, folder, key, extend)
+                return False
             if not wants_rerun:
                 raise ProtectedStageError(backup.refusal_message(self, [name], changes))
             old = backup.move_to_backup(folder)
@@ -246,8 +302,20 @@ class StageStore:
             if kept := [each for each in self.dependents_of(name) if each not in self.rerun]:
                 raise ProtectedStageError(backup.refusal_message(self, kept, [f"{name}: {each}" for each in changes]))
             logger.info("%s: done again, because it changed: %s", name, backup.first_changes(changes))
-            if others := backup.discard(folder, output_names):
+            if folder.is_symlink():
+                logger.info("%s: what it was before stays in %s", name, folder.resolve())
+            elif others := backup.discard(folder, output_names):
                 logger.warning("%s: files there that the pipeline did not make are kept in %s", name, others)
+        if self._is_shared(name, folder, key):
+            stored = self.content.path(name, key)
+            stored.mkdir(parents=True, exist_ok=True)
+            link_to(folder, stored)
+            if self._finished(stored, key) is not None:
+                logger.info("%s: made by another run, linked", name)
+                return True
+            if not differences(read_json(stored / STAGE_FILE), key):
+                logger.info("%s: was begun by another run, resumes", name)
+                return False
         folder.mkdir(parents=True, exist_ok=True)
         # before the key, without which the folder is not begun
         if rerun and old is not None:
@@ -255,6 +323,7 @@ class StageStore:
         elif not wants_rerun:
             (folder / RERUN_FILE).unlink(missing_ok=True)
         write_json(folder / STAGE_FILE, deciding(key))
+        return False
 
     def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
         fresh = self.folder / f"{EXTENDING_PREFIX}{name}"
@@ -281,6 +350,20 @@ class StageStore:
     def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
         mark = read_json(folder / DONE_FILE)
         return mark if isinstance(mark, dict) and not differences(mark.get("key"), key) else None
+
+
+def _key(config: Any, inputs: dict[str, str], revision: int) -> dict[str, Any]:
+    # the first revision is not named, as it was not before there were others
+    return {"config": config, "inputs": inputs} | ({"revision": revision} if revision != 1 else {})
+
+
+def link_to(link: Path, folder: Path) -> None:
+    """Make or replace a relative link, in one rename."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}.{os.getpid()}.link")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()))
+    os.replace(fresh, link)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from brine.training.checkpoint.checkpoint import load_weights
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import TrainConfig
 from brine.training.logging.compute_cost import CostAccounting
+from brine.training.logging.environment import code_version
 from brine.training.logging.metrics import make_sinks
 from brine.training.micro_batch import PackedSequenceSource
 from brine.training.parallel.parallelize import gather_state_dict
@@ -48,6 +49,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
     config = train_config_of(recipe, name)
 
     def build(folder: Path) -> dict:
+        code = code_version()
         # weights are initialized from the run's seed once the parameters are on their device
         model = Transformer(config.model, on_meta_device=True)
         plan = build_plan(run, config)
@@ -68,7 +70,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
                 distillation=distillation,
                 initial=run.pinned.initial_of(name),
                 validate=Validator(run.data, run.tokenizer, recipe.evals, compute_dtype=runtime.compute_dtype),
-                sinks=make_sinks(folder, tensorboard=run.tracker is not None) if world.is_main else (),
+                sinks=make_sinks(folder, run.tracker) if world.is_main else (),
             ).run()
         weights, fingerprint = gather_state_dict(model), None
         if world.is_main:
@@ -83,7 +85,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
                 trained_context_tokens=longest, trained_roles=roles_in(run.data, np.flatnonzero(trained)),
             )  # fmt: skip
             fingerprint = file_digest(folder / "model" / "model.safetensors")
-        return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint}
+        return {"step": result.step, "loss": result.loss, "fingerprint": fingerprint, "code": code}
 
     run.stage(
         name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),

@@ -78,8 +78,8 @@ def estimate_stages(recipe: Recipe, *, flops_per_s: float, compiled: bool) -> li
     for name in names:
         train = recipe.small if name == "small" else recipe.large
         kd_steps = recipe.salt.num_kd_steps(train.num_steps) if name == "large_salt" else 0
-        sequences, flops = train.num_steps * train.global_batch_size, 3 * _forward_flops(recipe, train.model)
-        taught = kd_steps * train.global_batch_size * _forward_flops(recipe, recipe.small.model)
+        sequences, flops = train.num_steps * train.global_batch_size, 3 * sequence_flops(recipe, train.model)
+        taught = kd_steps * train.global_batch_size * sequence_flops(recipe, recipe.small.model)
         seconds = sequences * flops / (flops_per_s * _utilisation(train.model))
         seconds += taught / (flops_per_s * _utilisation(recipe.small.model))
         seconds += COMPILE_S * (compiled and train.model not in compiled_models)
@@ -118,7 +118,7 @@ def _cells(recipe: Recipe, split: str, per_cell: int) -> int:
 def _validation_s(recipe: Recipe, train: TrainConfig, flops_per_s: float) -> float:
     times = max(1, train.num_steps // train.validate_every if train.validate_every else 1)
     passes = times * _cells(recipe, "validation", recipe.evals.validation_per_cell)
-    return passes * _forward_flops(recipe, train.model) / (flops_per_s * _utilisation(train.model))
+    return passes * sequence_flops(recipe, train.model) / (flops_per_s * _utilisation(train.model))
 
 
 def _evaluation_s(recipe: Recipe, names: list[str], flops_per_s: float) -> float:
@@ -128,13 +128,13 @@ def _evaluation_s(recipe: Recipe, names: list[str], flops_per_s: float) -> float
     for name in names:
         model = recipe.small.model if name == "small" else recipe.large.model
         passes = documents * (3 if name == names[-1] else 1)
-        seconds += passes * _forward_flops(recipe, model) / (flops_per_s * _utilisation(model))
+        seconds += passes * sequence_flops(recipe, model) / (flops_per_s * _utilisation(model))
     batches = -(-_cells(recipe, evals.split, evals.transcripts_per_cell) // evals.decode_batch_size)
     return seconds + batches * evals.max_new_tokens * DECODE_STEP_S
 
 
-def _forward_flops(recipe: Recipe, model: ModelConfig) -> int:
-    """Of one packed sequence: one document, with as many patches as a batch has space for."""
+def sequence_flops(recipe: Recipe, model: ModelConfig) -> int:
+    """FLOPs of one forward pass over a packed sequence: one document, with as many patches as a batch has space for."""
     length = recipe.packing.seq_len
     return forward_flops(
         model, num_tokens=length, local_pairs=num_causal_pairs(length, model.window),

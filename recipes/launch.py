@@ -25,6 +25,7 @@ from brine.pipeline.recipe import MANIFEST_REQUIRED, MODEL_STAGES, CorpusConfig,
 from brine.recipes.registry import RECIPES, find_recipe, recipe_names
 from brine.synth import SynthConfig
 from brine.training.config import TrainConfig
+from brine.training.logging.metrics import sink_names
 
 FLATTENED = tyro.conf.arg(name="")
 """Annotation of a field whose options have no prefix."""
@@ -87,10 +88,12 @@ class LaunchConfig:
     """The run."""
     runs: Path = Path("runs")
     """Folder that holds the run folders."""
+    store: Path | None = None
+    """Folder of the stages that runs share (`brine store`), if not RUNS/.store."""
     dry_run: bool = False
     """Print parameters, tokens and estimated time, then stop."""
     tracker: str | None = None
-    """"tensorboard" also writes the metrics for TensorBoard."""
+    """Sink that also takes the metrics: "tensorboard", or one of an installed package (entry point `brine.sinks`)."""
     extend: bool = False
     """Continue with more steps (`--large.num-steps MORE`) where a trained model's schedule is "wsd", from the beginning
     of its decay; its old folder is renamed to STAGE.old-1."""
@@ -101,9 +104,10 @@ class LaunchConfig:
     """Show where an error came from, and log more."""
 
     def __post_init__(self):
-        if self.tracker not in (None, "tensorboard"):
+        if self.tracker is not None and self.tracker not in sink_names():
             raise ValueError(
-                f'tracker = {self.tracker!r}: only "tensorboard" is known; metrics.jsonl is always written'
+                f"tracker = {self.tracker!r} is unknown: choose {' or '.join(sink_names())}; metrics.jsonl is always "
+                "written"
             )
         if unknown := [name for name in self.rerun if name not in MODEL_STAGES]:
             raise ValueError(f"rerun = {unknown[0]!r}: choose from {', '.join(MODEL_STAGES)}; other stages follow")

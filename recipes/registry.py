@@ -1,6 +1,7 @@
 """Recipes by name, from entry points of installed packages (group `brine.recipes`), Brine's included, or from a file.
 
 A recipe is a function without parameters that returns a `Recipe`, often another one with some fields replaced.
+`find_function` finds other things that are such functions in the same way.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from brine.common.plugins import load_plugin, plugins
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
@@ -22,7 +24,7 @@ from brine.recipes.quick import quick
 from brine.recipes.real import real
 from brine.recipes.synth import synth
 
-__all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_recipe", "recipe_names"]
+__all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_function", "find_recipe", "recipe_names"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe for recipe in (demo, quick, real, synth, base, needle, long_cpu, long_1m)
@@ -36,23 +38,30 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Callable[[], Recipe]:
     """The recipe of a name, or of a Python file (its namesake function or its only one). Raises ValueError for none."""
+    return find_function(name, group="brine.recipes", known=RECIPES, what="recipe", returns="a Recipe")
+
+
+def find_function(
+    name: str, *, group: str, known: Mapping[str, Callable[[], Any]], what: str, returns: str
+) -> Callable[[], Any]:
+    """A function without parameters by name: one of `known`, an entry point of `group`, or of a Python file its
+    namesake function or its only one. what, returns: words for messages. Raises ValueError for none."""
     if name.endswith(".py"):
-        return _recipe_of_file(Path(name))
-    if name in RECIPES:
-        return RECIPES[name]
-    if entry := plugins("brine.recipes").get(name):
+        return _function_of_file(Path(name), what=what, returns=returns)
+    if name in known:
+        return known[name]
+    if entry := plugins(group).get(name):
         return load_plugin(entry)
-    near = difflib.get_close_matches(name, recipe_names(), n=1)
-    raise ValueError(
-        f"unknown recipe {name!r}{f' (did you mean {near[0]}?)' if near else ''}: choose one of "
-        f"{', '.join(recipe_names())}, or the path of a .py file"
-    )
+    names = list(dict.fromkeys([*known, *plugins(group)]))
+    near = difflib.get_close_matches(name, names, n=1)
+    choices = f"choose one of {', '.join(names)}, or the path" if names else "give the path"
+    raise ValueError(f"unknown {what} {name!r}{f' (did you mean {near[0]}?)' if near else ''}: {choices} of a .py file")
 
 
-def _recipe_of_file(path: Path) -> Callable[[], Recipe]:
+def _function_of_file(path: Path, *, what: str, returns: str) -> Callable[[], Any]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: give the path of a recipe's file")
-    spec = importlib.util.spec_from_file_location(f"brine_recipe_{path.stem}", path)
+        raise ValueError(f"{path} does not exist: give the path of {_owned(what)} file")
+    spec = importlib.util.spec_from_file_location(f"brine_{what}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -69,5 +78,9 @@ def _recipe_of_file(path: Path) -> Callable[[], Recipe]:
         return makers[path.stem]
     if len(makers) != 1:
         found = f"{len(makers)} functions without parameters ({', '.join(makers)})" if makers else "no function"
-        raise ValueError(f"{path} holds {found}: define one called {path.stem} that returns a Recipe")
+        raise ValueError(f"{path} holds {found}: define one called {path.stem} that returns {returns}")
     return next(iter(makers.values()))
+
+
+def _owned(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}'s"

@@ -8,7 +8,8 @@ greedily, and the answer becomes its text and target; "-pseudo" is added to its 
     pseudo.summary.json         configuration, digest of the weights, counts
 
 Confidence is the mean log-probability of an answer's tokens, end token included, in nats (Kahn et al. 2020,
-1909.09116). An answer costs two passes over its prompt, in the cost category `labelling`. No beam search.
+1909.09116). How much is enough is measured for each kind by `brine.salt.audit`; without an audit it is one constant. An
+answer costs two passes over its prompt, in the cost category `labelling`. No beam search.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,9 @@ from brine.salt.selection import CostRecorder, token_losses
 
 BATCHES_IN_FLIGHT = 4  # batches of prompts held at once, so that prompts of like length can share one
 PSEUDO_LABEL_SUFFIX = "-pseudo"
+
+MinConfidence = Mapping[str, float | None]
+"""Kind of document -> minimum confidence; None for a kind whose answers are not to be trusted."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class PseudoLabel:
     """The model's answer to one document, with its new text.
 
     confidence: NaN without answer; reason: why it is not kept, "empty", "unfinished", "unsure", "broken", or the
-    decoder's; "" when it is kept.
+    decoder's; "" when it is kept. "unsure" is the last of them: the answer could be kept with a lower threshold.
     """
 
     document: Document
@@ -97,14 +101,16 @@ def pseudo_label(
     out: str | Path,
     *,
     config: PseudoLabelConfig | None = None,
+    min_confidence: MinConfidence | None = None,
     num_workers: int = 1,
     compute_cost: CostRecorder | None = None,
 ) -> dict[str, int]:
     """Label a manifest's media with a model's answers; returns counts: read, prompted, kept, and of each reason.
 
     out: the manifest to write, in the folder of `manifest` or one above it, since media paths are relative to it.
-    num_workers: decoding servers. The manifest appears last, so it is complete or absent. Raises ValueError for an
-    `out` elsewhere, or a manifest that cannot be read.
+    min_confidence: by kind, in place of the configuration's constant (`AuditResult.min_confidence`); documents of
+    another kind, or of one without a threshold, are not asked. num_workers: decoding servers. The manifest appears
+    last, so it is complete or absent. Raises ValueError for an `out` elsewhere, or a manifest that cannot be read.
     """
     manifest, out, config = Path(manifest), Path(out), config or PseudoLabelConfig()
     root, above = manifest.resolve().parent, out.resolve().parent
@@ -115,34 +121,55 @@ def pseudo_label(
     prefix = "" if root == above else f"{root.relative_to(above).as_posix()}/"
     predictions = out.with_name(f"{out.stem}.predictions.jsonl")
     counts: Counter = Counter(read=0, prompted=0, kept=0)
+
+    def kept_documents() -> Iterator[Document]:
+        prompts = prompts_of(manifest, config, counts, min_confidence)
+        with replacing(predictions) as file:
+            for answer in answer_prompts(
+                loaded, prompts, manifest.parent, config=config, min_confidence=min_confidence, prefix=prefix,
+                num_workers=num_workers, compute_cost=compute_cost,
+            ):  # fmt: skip
+                file.write(json.dumps(answer.to_json(), ensure_ascii=False) + "\n")
+                counts[answer.reason or "kept"] += 1
+                if not answer.reason:
+                    yield answer.document
+        summary = {"config": config, "weights_sha256": file_digest(loaded.folder / WEIGHTS), "counts": dict(counts)}
+        if min_confidence is not None:
+            summary["min_confidence"] = dict(min_confidence)
+        write_json(out.with_name(f"{out.stem}.summary.json"), summary)
+
+    write_manifest(out, kept_documents())
+    return dict(counts)
+
+
+def answer_prompts(
+    loaded: LoadedModel,
+    prompts: Iterable[Document],
+    root: Path,
+    *,
+    config: PseudoLabelConfig,
+    min_confidence: MinConfidence | None = None,
+    prefix: str = "",
+    num_workers: int = 1,
+    compute_cost: CostRecorder | None = None,
+) -> Iterator[PseudoLabel]:
+    """The model's answer to each prompt, in order. root: the folder of media paths; prefix: put before them."""
     pool = DecodePool(
-        root=manifest.parent,
+        root=root,
         tokenizer=loaded.tokenizer,
         config=loaded.encode_config,
         num_servers=num_workers,
         batch_documents=config.batch_size,
     )
-
-    def kept_documents() -> Iterator[Document]:
-        with pool, replacing(predictions) as file:
-            results = pool.encode(_prompts(manifest, config, counts))
-            # no quarantine record goes in, so none comes out
-            encoded = (result for result in results if isinstance(result, EncodeResult))
-            while window := list(itertools.islice(encoded, BATCHES_IN_FLIGHT * config.batch_size)):
-                start_s = time.perf_counter()
-                answers, flops = _label(loaded, window, prefix, config)
-                if compute_cost is not None:
-                    compute_cost.add_cost("labelling", flops=flops, seconds=time.perf_counter() - start_s)
-                for answer in answers:
-                    file.write(json.dumps(answer.to_json(), ensure_ascii=False) + "\n")
-                    counts[answer.reason or "kept"] += 1
-                    if not answer.reason:
-                        yield answer.document
-        summary = {"config": config, "weights_sha256": file_digest(loaded.folder / WEIGHTS), "counts": dict(counts)}
-        write_json(out.with_name(f"{out.stem}.summary.json"), summary)
-
-    write_manifest(out, kept_documents())
-    return dict(counts)
+    with pool:
+        # no quarantine record goes in, so none comes out
+        encoded = (result for result in pool.encode(prompts) if isinstance(result, EncodeResult))
+        while window := list(itertools.islice(encoded, BATCHES_IN_FLIGHT * config.batch_size)):
+            start_s = time.perf_counter()
+            answers, flops = _label(loaded, window, prefix, config, min_confidence)
+            if compute_cost is not None:
+                compute_cost.add_cost("labelling", flops=flops, seconds=time.perf_counter() - start_s)
+            yield from answers
 
 
 def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
@@ -152,27 +179,45 @@ def read_confidences(predictions: str | Path, ids: Iterable[str]) -> np.ndarray:
     return np.array([known.get(name) for name in ids], dtype=np.float64)
 
 
-def _prompts(manifest: Path, config: PseudoLabelConfig, counts: Counter) -> Iterator[Document]:
+def prompts_of(
+    manifest: Path, config: PseudoLabelConfig, counts: Counter, min_confidence: MinConfidence | None = None
+) -> Iterator[Document]:
     """The documents to be labelled, without their targets; those that are skipped are counted."""
     for item in read_manifest(manifest):
         counts["read"] += 1
         if isinstance(item, Quarantined):
             counts["quarantined"] += 1
             continue
-        targets = [part for part in item.parts if isinstance(part, Text) and part.loss_mask]
         if item.split != "train":
             counts["held_out"] += 1
         elif all(isinstance(part, Text) for part in item.parts):
             counts["no_media"] += 1
-        elif any(part.text.strip() for part in targets) and not config.replace_text:
+        elif target_text(item).strip() and not config.replace_text:
             counts["has_text"] += 1
+        elif min_confidence is not None and min_confidence.get(item.kind) is None:
+            counts["kind_refused" if item.kind in min_confidence else "kind_not_audited"] += 1
         else:
             counts["prompted"] += 1
-            yield dataclasses.replace(item, parts=tuple(part for part in item.parts if part not in targets))
+            yield without_targets(item)
+
+
+def target_text(document: Document) -> str:
+    """The text of a document's targets, joined."""
+    return "".join(part.text for part in document.parts if isinstance(part, Text) and part.loss_mask)
+
+
+def without_targets(document: Document) -> Document:
+    """A document as if its words were not known: media, and text that is no target."""
+    parts = tuple(part for part in document.parts if not isinstance(part, Text) or not part.loss_mask)
+    return dataclasses.replace(document, parts=parts)
 
 
 def _label(
-    loaded: LoadedModel, window: list[EncodeResult], prefix: str, config: PseudoLabelConfig
+    loaded: LoadedModel,
+    window: list[EncodeResult],
+    prefix: str,
+    config: PseudoLabelConfig,
+    min_confidence: MinConfidence | None,
 ) -> tuple[list[PseudoLabel], int]:
     """Answers to a window of prompts in order, and their FLOPs. `prefix` is put before media paths."""
     # the end token that closes an encoded document is for the model to generate
@@ -196,11 +241,12 @@ def _label(
             for part in named.parts
         )
         labelled = dataclasses.replace(named, kind=named.kind + PSEUDO_LABEL_SUFFIX, parts=(*media, Text(text)))
+        least = config.min_confidence if min_confidence is None else min_confidence.get(named.kind)
         reasons = {
             "unfinished": len(text_ids) >= config.max_tokens,
             "empty": not text.strip(),
             "broken": "\ufffd" in text,
-            "unsure": not confidence >= config.min_confidence,
+            "unsure": least is None or not confidence >= least,
         }
         reason = next((name for name, applies in reasons.items() if applies), "")
         try:

@@ -21,7 +21,7 @@ BELOW = {
     "data": "model kernels common",
     "synth": "data common",
     "inference": "data model kernels common",
-    "salt": "inference data model kernels common",
+    "salt": "synth inference data model kernels common",
     "evals": "synth inference data model kernels common",
     "training": "salt evals synth inference data model kernels common",
     "pipeline": "training salt evals synth inference data model kernels common",

@@ -20,6 +20,10 @@ class TrainingDivergedError(ValueError):
     """Training went wrong more often than `max_rollbacks` allows."""
 
 
+class NoTargetsError(TrainingDivergedError):
+    """There was nothing to learn, which is a fault of the data and no divergence."""
+
+
 class DivergenceGuard:
     """Checks steps and keeps the windows of sequences that are skipped."""
 
@@ -59,10 +63,10 @@ class DivergenceGuard:
         return None
 
     def accept(self, *, loss: float, grad_norm: float, targets: int) -> None:
-        """Remember a good step. Raises TrainingDivergedError where too many in a row had no target."""
+        """Remember a good step. Raises NoTargetsError where too many in a row had no target."""
         self.empty = 0 if targets else self.empty + 1
         if self.empty >= MAX_EMPTY_STEPS:
-            raise TrainingDivergedError(
+            raise NoTargetsError(
                 f"{self.empty} steps in a row had no target, so there was nothing to learn: documents that could not "
                 "be loaded are named in `events.jsonl` (document_load_failed), with the reason; rebuild the corpus"
             )

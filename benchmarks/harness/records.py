@@ -65,6 +65,8 @@ MODULES = {
     "data": "benchmarks.data.throughput",
     "data_fuzz": "benchmarks.data.fuzz",
     "data_plan": "benchmarks.data.plan",
+    "gate": "benchmarks.statistics.gate",
+    "intervals": "benchmarks.statistics.intervals",
     "long_context": "benchmarks.context.long_context",
     "meshes": "benchmarks.training.meshes",
     "planner": "benchmarks.training.planner",

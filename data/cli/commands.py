@@ -20,6 +20,7 @@ from brine.data.cli.options import (
     SourceOptions,
 )
 from brine.data.config import EncodeConfig
+from brine.data.corpus.blocks.engine import BlockEngine, LocalEngine
 from brine.data.corpus.excluded import ExclusionStats, cli_option
 from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import CorpusStats
@@ -111,6 +112,8 @@ def check(request: CheckRequest) -> int:
 def build(request: BuildRequest) -> int:
     """The corpus in FOLDER, made, resumed or opened, and its table."""
     began = time.monotonic()
+    if request.address is not None and request.engine != "ray":
+        raise ValueError("--address is the address of a Ray cluster: also give --engine ray")
     source = open_path(request)
     if request.tokenizer is not None:
         tokenizer = Tokenizer.load(request.tokenizer)
@@ -124,8 +127,10 @@ def build(request: BuildRequest) -> int:
         config=request.encode,
         num_workers=request.workers or default_decode_workers(),
         keep_media=not request.no_media,
+        shard_documents=request.shard_documents,
         progress=True,
         overwrite_other=False,
+        engine=_engine(request),
     )
     stats, vocab_size = CorpusStats.from_corpus(corpus), corpus.tokenizer.vocab_size
     _print_counts(f"{request.folder}: {vocab_size:,} ids, from {source.format}", stats, corpus.summary_lines)
@@ -133,6 +138,16 @@ def build(request: BuildRequest) -> int:
     extra = {"format": source.format, "vocab_size": vocab_size, "fingerprint": corpus.fingerprint}
     print(json.dumps(stats.to_json() | extra | {"seconds": round(time.monotonic() - began, 3)}))
     return 0
+
+
+def _engine(request: BuildRequest) -> BlockEngine | None:
+    if request.engine == "local":
+        return LocalEngine(request.workers or default_decode_workers())
+    if request.engine == "ray":
+        from brine.data.corpus.blocks.ray_engine import RayEngine
+
+        return RayEngine(request.address, num_decoders=request.workers or 2)
+    return None
 
 
 def filter(request: FilterRequest) -> int:

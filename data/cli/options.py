@@ -99,6 +99,12 @@ class BuildRequest(SourceOptions):
     """Vocabulary size of the tokenizer trained on the train split."""
     no_media: bool = False
     """Store no patches: media are decoded again when used."""
+    engine: Literal["direct", "local", "ray"] = "direct"
+    """What encodes: decoders of this process; a process for each block of items; or a Ray cluster (extra [ray]). All
+    write the same bytes. --workers: decoders, blocks at a time, or decoders (CPUs) of each block."""
+    address: str | None = None
+    """Address of the Ray cluster ("auto", "host:port"); one of this machine alone is started if not given."""
+    shard_documents: tyro.conf.Suppress[int] = 4096
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from collections.abc import Container, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,26 +72,63 @@ class FileChanges:
         return f"{self.changed:,} of {self.files:,} media files changed since they were encoded: {self.first!r} first"
 
 
-class FileRecorder:
-    """Records the files of a source's documents as they are read. Use it as a context manager."""
+class StampedFile(NamedTuple):
+    """A file as it was found when its document was read, not yet hashed."""
 
-    def __init__(self, source: DocumentSource, *, max_file_mib: float):
-        self.source, self.max_file_mib = source, max_file_mib
-        self._pending: deque[dict[str, FileRecord]] = deque()
-        self._known: OrderedDict[str, FileRecord] = OrderedDict()
+    stamp: Stamp
+    kept: Stamp
+    """What the corpus notes: `stamp`, or one that no file has where it may change again within the clock's tick."""
+    container: bool
+
+
+class FileHasher:
+    """Hashes stamped files below `root` in threads, each once while it is remembered. Use it as a context manager."""
+
+    def __init__(self, root: Path, *, max_file_mib: float):
+        self.root, self.max_file_mib = root, max_file_mib
+        self._known: OrderedDict[tuple[str, StampedFile], FileRecord] = OrderedDict()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="hash")
 
-    def __enter__(self) -> "FileRecorder":
+    def __enter__(self) -> "FileHasher":
         return self
 
     def __exit__(self, *_) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def record(self, path: str, file: StampedFile) -> FileRecord:
+        """The record of a file; its hash is on its way."""
+        if (path, file) not in self._known:
+            most = float("inf") if file.container else self.max_file_mib
+            sha256 = self._threads.submit(_hash, self.root, path, file.stamp, most)
+            self._known[path, file] = FileRecord(file.kept, file.container, sha256)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end((path, file))
+        return self._known[path, file]
+
+
+class FileRecorder(FileHasher):
+    """Records the files of a source's documents as they are read. Use it as a context manager."""
+
+    def __init__(self, source: DocumentSource, *, max_file_mib: float):
+        super().__init__(source.root, max_file_mib=max_file_mib)
+        self.source = source
+        self._pending: deque[dict[str, FileRecord]] = deque()
+        self._stamped: OrderedDict[str, StampedFile] = OrderedDict()
 
     def items(self, skip: int, undecoded: Container[str]) -> Iterator[Document | Quarantined]:
         """What the source gives after `skip` items; the files of each are recorded before it is handed out.
 
         undecoded: ids of those among the skipped that could not be decoded, and do not count.
         """
+        for item, files in self.stamped_items(skip, undecoded):
+            self._pending.append({path: self.record(path, file) for path, file in files.items()})
+            yield item
+
+    def stamped_items(
+        self, skip: int, undecoded: Container[str]
+    ) -> Iterator[tuple[Document | Quarantined, dict[str, StampedFile]]]:
+        """As `items`, each with its files, which are stamped and not hashed."""
         containers = () if skip else self.source.containers
         items = iter(self.source.documents())
         while True:
@@ -104,23 +142,21 @@ class FileRecorder:
                     self.source.uncount(item)
                 continue
             named = [*((path, True) for path in containers), *_files_of(item, texts)]
-            self._pending.append({path: self._record_file(path, container) for path, container in named})
             containers = ()
-            yield item
+            yield item, {path: self._stamp_file(path, container) for path, container in named}
 
     def take(self) -> dict[str, FileRecord]:
         """Files of the item whose result comes next, in the order in which `items` gave them."""
         return self._pending.popleft()
 
-    def _record_file(self, path: str, container: bool) -> FileRecord:
-        if path not in self._known:
-            root, stamp = self.source.root, _stamp(self.source.root, path)
-            sha256 = self._threads.submit(_hash, root, path, stamp, float("inf") if container else self.max_file_mib)
-            self._known[path] = FileRecord(_racy_safe_stamp(stamp), container, sha256)
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        self._known.move_to_end(path)
-        return self._known[path]
+    def _stamp_file(self, path: str, container: bool) -> StampedFile:
+        if path not in self._stamped:
+            stamp = _stamp(self.root, path)
+            self._stamped[path] = StampedFile(stamp, _racy_safe_stamp(stamp), container)
+            if len(self._stamped) > _REMEMBERED:
+                self._stamped.popitem(last=False)
+        self._stamped.move_to_end(path)
+        return self._stamped[path]
 
 
 def save_file_records(folder: Path, files: dict[str, FileRecord]) -> None:

@@ -6,8 +6,9 @@
                  media.txt, media.npy      the files it was encoded from (`brine.data.corpus.file_records`)
                  shard.json        items read, documents kept, first reason, names of kinds and sources
 
-A shard is closed by size or by number of documents, appears by rename and is never touched again. Memory holds one
-shard, and one column of one shard while indexes are joined, whatever the size of the corpus.
+A shard is closed by size and after every `shard_documents` items of the source, so that these many items are encoded
+to the same shards wherever they are (`brine.data.corpus.blocks`). It appears by rename and is never touched again.
+Memory holds one shard, and one column of one shard while indexes are joined, whatever the size of the corpus.
 """
 
 import json
@@ -111,7 +112,7 @@ class ShardWriter:
                 array = array[:0] if name in MODALITIES and not self.keep_media else array
                 self.size += array.nbytes
                 self.arrays[name].append(array)
-        if self.size >= self.shard_bytes or self.items >= self.shard_documents:
+        if self.size >= self.shard_bytes or (self.items_done + self.items) % self.shard_documents == 0:
             self.close_shard()
 
     def close_shard(self) -> None:
@@ -142,6 +143,7 @@ class ShardWriter:
         write_json(partial / "shard.json", shard)
         os.rename(partial, final)
         self.shards.append(shard)
+        self.items_done += self.items
         self._begin()
 
     def finish(self) -> dict:

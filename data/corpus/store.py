@@ -27,6 +27,9 @@ import numpy as np
 from brine.common.files import read_json
 from brine.common.formatting import progress_bar
 from brine.data.config import EncodeConfig
+from brine.data.corpus.blocks.build import encode_blocks
+from brine.data.corpus.blocks.engine import BlockEngine
+from brine.data.corpus.blocks.finished import absorb_blocks
 from brine.data.corpus.file_records import FileRecorder, find_changed_files
 from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, shard_path, write_json
 from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
@@ -74,13 +77,15 @@ def build_corpus(
     shard_documents: int = 4096,
     progress: bool = False,
     overwrite_other: bool = True,
+    engine: BlockEngine | None = None,
 ) -> "EncodedCorpus":
     """Encode a source into `folder` and open it; only open it when that is done already and no source file has changed.
 
     manifest: a DocumentSource, or a path that `open_source` opens. keep_media=False stores no patches, for
-    `DecodingCorpus`. num_workers: decoding processes. overwrite_other: a finished corpus of another source may be
-    replaced. Raises CorpusError when the source cannot be read, no document of it can be used or the folder holds
-    something else, CorpusLockedError while another process builds there; what was finished before stays then.
+    `DecodingCorpus`. num_workers: decoding processes. engine: encodes blocks of `shard_documents` items elsewhere, to
+    the same bytes, instead. overwrite_other: a finished corpus of another source may be replaced. Raises CorpusError
+    when the source cannot be read, no document of it can be used or the folder holds something else, CorpusLockedError
+    while another process builds there; what was finished before stays then.
     """
     folder, config, source = Path(folder), config or EncodeConfig(), manifest
     if not isinstance(source, DocumentSource):
@@ -128,7 +133,8 @@ def build_corpus(
             logger.warning("%s: %s; %s is encoded again", source.path, changes, again)
             if resumed:
                 drop_shards(build_folder, changes.shard)
-        _encode(build_folder, source, identity, tokenizer, config, num_workers=num_workers, progress=progress)
+        how = {"engine": engine, "num_workers": num_workers, "progress": progress}
+        _encode(build_folder, source, identity, tokenizer, config, **how)
         if build_folder != folder:
             swap_in(build_folder, folder, keep_filter_log=_fingerprint_of(build_folder) == _fingerprint_of(folder))
     return EncodedCorpus.open(folder)
@@ -141,32 +147,25 @@ def _encode(
     tokenizer: Tokenizer,
     config: EncodeConfig,
     *,
+    engine: BlockEngine | None,
     num_workers: int,
     progress: bool,
 ) -> None:
-    began = time.monotonic()
+    began, shared = time.monotonic(), {"tokenizer": tokenizer, "config": config}
     (build_folder / "shards").mkdir(exist_ok=True)
+    if engine is None:
+        absorb_blocks(build_folder, block_items=identity["shard_documents"])
+    else:
+        encode_blocks(build_folder, source, identity=identity, engine=engine, progress=progress, **shared)
     writer = ShardWriter(
         build_folder,
         keep_media=identity["keep_media"],
         shard_bytes=int(identity["shard_mib"] * 2**20),
         shard_documents=identity["shard_documents"],
     )
-    with (
-        DecodePool(root=source.root, tokenizer=tokenizer, config=config, num_servers=num_workers) as pool,
-        FileRecorder(source, max_file_mib=config.max_file_mib) as recorder,
-    ):
-        results = progress_bar(
-            pool.encode(recorder.items(writer.items_done, writer.undecoded_ids())),
-            desc="encode", unit=" docs", smoothing=0.05,
-            initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
-        )  # fmt: skip
-        for result in results:
-            writer.note(recorder.take())
-            writer.add(result)
-            if not isinstance(result, Quarantined) and result.quarantined is not None:
-                source.uncount(result.document)
-        writer.close_shard()
+    if engine is None:
+        with DecodePool(root=source.root, num_servers=num_workers, **shared) as pool:
+            _encode_here(writer, source, pool, progress=progress)
     tokenizer.save(build_folder / "tokenizer.json")
     counts = writer.finish()
     if not counts["documents"] and not counts["quarantined"]:
@@ -181,6 +180,21 @@ def _encode(
     meta |= {"encode": config.to_dict(), "build_s": round(time.monotonic() - began, 3)}
     meta["summary"] = source.summary_lines()
     write_json(build_folder / "meta.json", meta | counts)
+
+
+def _encode_here(writer: ShardWriter, source: DocumentSource, pool: DecodePool, *, progress: bool) -> None:
+    with FileRecorder(source, max_file_mib=pool.config.max_file_mib) as recorder:
+        results = progress_bar(
+            pool.encode(recorder.items(writer.items_done, writer.undecoded_ids())),
+            desc="encode", unit=" docs", smoothing=0.05,
+            initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
+        )  # fmt: skip
+        for result in results:
+            writer.note(recorder.take())
+            writer.add(result)
+            if not isinstance(result, Quarantined) and result.quarantined is not None:
+                source.uncount(result.document)
+        writer.close_shard()
 
 
 def _refuse_old_format(folder: Path, meta: dict) -> None:

@@ -1,4 +1,4 @@
-"""The filter passes of a corpus, in its folder. Each inspects what the passes before it have kept.
+"""The filter passes of a corpus, in its folder or another one. Each inspects what the passes before it have kept.
 
     filter_log/01_exact_duplicates/keep.npy             (n,) bool: false where this pass dropped the document
                                    columns/<name>.npy   (n,) float32 or int64 scores; NaN or -1 where not inspected
@@ -37,9 +37,9 @@ _FOLDER = re.compile(r"(\d{2,4})_([a-z][a-z0-9_]{0,79})")
 class FilterLog:
     """The filter passes of one corpus, oldest first in `records` (the content of each filter.json)."""
 
-    def __init__(self, corpus: EncodedCorpus):
+    def __init__(self, corpus: EncodedCorpus, folder: Path | None = None):
         self.corpus = corpus
-        self.folder = current_file(Path(corpus.folder) / FILTER_LOG)
+        self.folder = folder or current_file(Path(corpus.folder) / FILTER_LOG)
         self._fingerprint = corpus.fingerprint
         self.records: list[dict] = []
         self._digests: list[str] = []
@@ -49,9 +49,10 @@ class FilterLog:
             self._digests.append(digest)
 
     @classmethod
-    def open(cls, corpus: EncodedCorpus) -> "FilterLog":
-        """The passes of a corpus, none for a new one. Raises FilterError for passes of another corpus or order."""
-        return cls(corpus)
+    def open(cls, corpus: EncodedCorpus, folder: Path | None = None) -> "FilterLog":
+        """The passes of a corpus, none for a new one. folder: where they lie, if not in the corpus, so that several
+        sets of passes can be kept over one corpus. Raises FilterError for passes of another corpus or order."""
+        return cls(corpus, folder)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -168,7 +169,7 @@ class FilterLog:
 
     def _write(self, record: dict, result: FilterResult) -> dict:
         final = self.path_of(record)
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._clear()
         partial = self.folder / f".{final.name}.partial"
         (partial / "columns").mkdir(parents=True)

@@ -7,6 +7,7 @@ are entry points of the group `brine.filters`: a class like those here, under it
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from brine.common.plugins import load_plugin, plugins
 from brine.data.corpus.store import EncodedCorpus
@@ -37,12 +38,14 @@ def check_filter_names(names: Iterable[str]) -> None:
 
 
 def run_filters(
-    corpus: EncodedCorpus, names: Iterable[str], *, num_workers: int = 1, progress: bool = False
-) -> FilterLog:
-    """Add a pass by each name; those that a stopped call has added already are kept. Raises FilterError."""
+    corpus: EncodedCorpus, names: Iterable[str], *, folder: Path | None = None, num_workers: int = 1,
+    progress: bool = False,
+) -> FilterLog:  # fmt: skip
+    """Add a pass by each name; those that a stopped call has added already are kept. folder: of the passes, if not in
+    the corpus. Raises FilterError."""
     names = list(names)
     check_filter_names(names)
-    filter_log = FilterLog.open(corpus)
+    filter_log = FilterLog.open(corpus, folder)
     done = [record["name"] for record in filter_log.records]
     for name in names:
         if name not in done:

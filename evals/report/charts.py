@@ -6,12 +6,12 @@ has a title and a description for screen readers, and each point a `<title>` for
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
 WIDTH, HEIGHT = 400, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,31 @@ class Series:
 
 @dataclass(frozen=True)
 class IntervalPoint:
-    """One value of a dot-and-whisker chart with its interval, and a target to compare with. `note` is added to the
-    pointer's title; `emphasized` draws it larger."""
+    """One value of a dot-and-whisker chart with its interval, and a target to compare with. low, high: None without an
+    interval. `note` is added to the pointer's title; `emphasized` draws it larger; `parts` are drawn as small dots."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     style: int = 0
     target: float | None = None
     emphasized: bool = False
     note: str = ""
+    parts: Sequence[float] = ()
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """All that is drawn of it lies between these two."""
+        drawn = [self.value, self.low, self.high, self.target, *self.parts]
+        known = [value for value in drawn if value is not None]
+        return min(known), max(known)
+
+    def text(self, digits: int) -> str:
+        """The value, with its interval where it has one."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 def short(value: float) -> str:
@@ -70,7 +84,7 @@ def ticks(low: float, high: float, *, count: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-class _Drawing:
+class Drawing:
     """An SVG under construction, as wide as a phone's column so that its letters stay readable."""
 
     def __init__(self, title: str, description: str, height: float):
@@ -97,6 +111,28 @@ class _Drawing:
     def text(self, x: float, y: float, text: str, *, anchor: str = "middle", **more: str) -> None:
         self.add("text", x=float(x), y=float(y), text=text, text_anchor=anchor, **more)
 
+    def axes(
+        self, x: tuple[float, float], y: tuple[float, float], *, x_label: str
+    ) -> tuple[Callable[[float], float], Callable[[float], float]]:
+        """Axes and grid of a chart of the usual size; returns the coordinates as functions of x and of y."""
+        right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+
+        def at_x(value: float) -> float:
+            return LEFT + (value - x[0]) / (x[1] - x[0]) * (right - LEFT)
+
+        def at_y(value: float) -> float:
+            return bottom + (value - y[0]) / (y[1] - y[0]) * (TOP - bottom)
+
+        for value in ticks(*y):
+            self.line("grid", LEFT, right, at_y(value), at_y(value))
+            self.text(LEFT - 7, at_y(value) + 4, short(value), anchor="end")
+        for value in ticks(*x, count=4):
+            self.line("axis", at_x(value), at_x(value), bottom, bottom + 4)
+            self.text(at_x(value), HEIGHT - 23, short(value))
+        self.line("axis", LEFT, right, bottom, bottom)
+        self.text((LEFT + right) / 2, HEIGHT - 5, x_label, kind="label")
+        return at_x, at_y
+
     def finish(self) -> str:
         return ElementTree.tostring(self.svg, encoding="unicode")
 
@@ -115,24 +151,9 @@ def line_chart(title: str, lines: Sequence[Series], *, x_label: str, y_label: st
     y_high += margin
     if x_low == x_high:
         x_low, x_high = x_low - 1, x_high + 1
-    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
-
-    def at_x(value: float) -> float:
-        return _LEFT + (value - x_low) / (x_high - x_low) * (right - _LEFT)
-
-    def at_y(value: float) -> float:
-        return bottom + (value - y_low) / (y_high - y_low) * (_TOP - bottom)
-
     ends = "; ".join(f"{line.name} ends at {short(points[-1][1])}" for line, points in series)
-    drawing = _Drawing(title, f"{y_label} against {x_label}. {ends}.", HEIGHT)
-    for value in ticks(y_low, y_high):
-        drawing.line("grid", _LEFT, right, at_y(value), at_y(value))
-        drawing.text(_LEFT - 7, at_y(value) + 4, short(value), anchor="end")
-    for value in ticks(x_low, x_high, count=4):
-        drawing.line("axis", at_x(value), at_x(value), bottom, bottom + 4)
-        drawing.text(at_x(value), HEIGHT - 23, short(value))
-    drawing.line("axis", _LEFT, right, bottom, bottom)
-    drawing.text((_LEFT + right) / 2, HEIGHT - 5, x_label, kind="label")
+    drawing = Drawing(title, f"{y_label} against {x_label}. {ends}.", HEIGHT)
+    at_x, at_y = drawing.axes((x_low, x_high), (y_low, y_high), x_label=x_label)
     for line, points in series:
         path = "M" + "L".join(f"{at_x(x):.1f} {at_y(y):.1f}" for x, y in points)
         drawing.add("path", kind=f"line s{line.style}", d=path, **({"stroke_dasharray": "5 4"} if line.dashed else {}))
@@ -146,31 +167,33 @@ def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str
     """An SVG of dots with whiskers, one under another, zero marked; "" without dots."""
     if not dots:
         return ""
-    row, left, right = 26, 118, WIDTH - _RIGHT
-    height = _TOP + row * len(dots) + _BOTTOM
-    low = min(0.0, *(dot.low for dot in dots))
-    high = max(0.0, *(max(dot.high, dot.target or dot.high) for dot in dots))
+    row, left, right = 26, 118, WIDTH - RIGHT
+    height = TOP + row * len(dots) + BOTTOM
+    low = min(0.0, *(dot.range[0] for dot in dots))
+    high = max(0.0, *(dot.range[1] for dot in dots))
     spread = (high - low) or 1.0
     low, high = (low - 0.04 * spread if low < 0 else low), high + 0.04 * spread
 
     def at(value: float) -> float:
         return left + (min(max(value, low), high) - low) / (high - low) * (right - left)
 
-    described = "; ".join(f"{dot.name} {dot.value:.2f}, {dot.low:.2f} to {dot.high:.2f}" for dot in dots)
-    drawing, bottom = _Drawing(title, described, height), height - _BOTTOM
+    described = "; ".join(f"{dot.name} {dot.text(2)}" for dot in dots)
+    drawing, bottom = Drawing(title, described, height), height - BOTTOM
     for value in ticks(low, high, count=4):
-        drawing.line("zero" if value == 0 else "grid", at(value), at(value), _TOP, bottom)
+        drawing.line("zero" if value == 0 else "grid", at(value), at(value), TOP, bottom)
         drawing.text(at(value), bottom + 16, short(value))
     drawing.text((left + right) / 2, height - 5, x_label, kind="label")
     for number, dot in enumerate(dots):
-        y = _TOP + row * (number + 0.5)
+        y = TOP + row * (number + 0.5)
         emphasis = " strong" if dot.emphasized else ""
         if dot.target is not None:
             drawing.line("target", at(dot.target), at(dot.target), y - 10, y + 10, title=f"target {dot.target:g}")
         drawing.text(left - 10, y + 4, dot.name, anchor="end", kind=f"label{emphasis}")
-        words = f"{dot.name}: {dot.value:.3f} ({dot.low:.3f} to {dot.high:.3f}){dot.note}"
-        group = drawing.add("g", kind=f"s{dot.style}{emphasis}", title=words)
-        drawing.line("whisker", at(dot.low), at(dot.high), y, y, within=group)
+        group = drawing.add("g", kind=f"s{dot.style}{emphasis}", title=f"{dot.name}: {dot.text(3)}{dot.note}")
+        if dot.low is not None and dot.high is not None:
+            drawing.line("whisker", at(dot.low), at(dot.high), y, y, within=group)
+        for part in dot.parts:
+            drawing.add("circle", group, kind="seed", cx=at(part), cy=float(y), r=1.8)
         drawing.add("circle", group, kind="dot", cx=at(dot.value), cy=y, r=5.0 if dot.emphasized else 3.6)
     return drawing.finish()
 
@@ -186,11 +209,11 @@ def heat_map(
     if not columns or not rows:
         return ""
     left, row = 66, 20
-    bottom = _TOP + row * len(rows)
-    height, wide = bottom + _BOTTOM, (WIDTH - _RIGHT - left) / len(columns)
-    drawing = _Drawing(title, f"{y_label} by {x_label}, {len(rows)} by {len(columns)} cells in hundredths.", height)
+    bottom = TOP + row * len(rows)
+    height, wide = bottom + BOTTOM, (WIDTH - RIGHT - left) / len(columns)
+    drawing = Drawing(title, f"{y_label} by {x_label}, {len(rows)} by {len(columns)} cells in hundredths.", height)
     for number, (name, line) in enumerate(zip(rows, values, strict=True)):
-        y = _TOP + row * number
+        y = TOP + row * number
         drawing.text(left - 8, y + 14, name, anchor="end")
         for column, value in enumerate(line):
             if value is None:
@@ -203,8 +226,8 @@ def heat_map(
     for column, name in enumerate(columns):
         drawing.text(left + wide * (column + 0.5), height - 23, name)
     if after is not None and 0 < after < len(columns):
-        drawing.line("target", left + wide * after, left + wide * after, _TOP - 6, bottom + 4)
-    middle = (_TOP + bottom) / 2
-    drawing.text((left + WIDTH - _RIGHT) / 2, height - 5, x_label, kind="label")
+        drawing.line("target", left + wide * after, left + wide * after, TOP - 6, bottom + 4)
+    middle = (TOP + bottom) / 2
+    drawing.text((left + WIDTH - RIGHT) / 2, height - 5, x_label, kind="label")
     drawing.text(14, middle, y_label, kind="label", transform=f"rotate(-90 14 {middle:.0f})")
     return drawing.finish()

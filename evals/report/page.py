@@ -27,11 +27,14 @@ _LINKS = {"gain": "Gains", "needles": "Needles", "samples": "Samples", "curves":
           "levels": "Levels", "cost": "Cost", "record": "Record"}  # fmt: skip
 
 
+TEMPLATES = Path(__file__).parent / "templates"
+
+
 @cache
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader
 
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"links": _LINKS, "percent": percent}
     return environment
@@ -83,6 +86,7 @@ def render(run: Path, *, config: EvalConfig) -> str:
         lead=_lead(summary, results, environment),
         cards=sections.headline_cards(summary),
         sections=[section for section in shown if section],
+        numbers="summary.json and in the files of the run folder",
         day=time.strftime("%d %B %Y", time.localtime((run / "summary.json").stat().st_mtime)) if summary else "",
     )  # fmt: skip
 

@@ -37,7 +37,10 @@ class ReportMediaEmbedder:
             return None
         path = (self.root / name).resolve()
         mime = MIME.get(path.suffix.lower())
-        if mime is None or not path.is_relative_to(self.root) or not path.is_file():
+        # the folder of a stage may be a link
+        stage = (self.root / Path(name).parts[0]).resolve() if Path(name).parts else self.root
+        inside = path.is_relative_to(self.root) or (".." not in Path(name).parts and path.is_relative_to(stage))
+        if mime is None or not inside or not path.is_file():
             return None
         size = path.stat().st_size
         if not 0 < size <= min(self.largest, self.left):

@@ -52,14 +52,9 @@ def headline_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             add(f"Character error rate, {name}", percent(rate, 1), hardness, target=f"{name}_cer", sign="≤")
     salt = summary.get("salt") or {}
     equal = salt.get("equal_steps") or {}
-    if equal.get("outcome"):
-        words = {"win": "SALT is better", "loss": "SALT is worse", "undecided": "Undecided"}[equal["outcome"]]
-        at_cost = ((salt.get("equal_cost") or {}).get(_WITHOUT) or {}).get("outcome")
-        better = {"win": "better", "loss": "worse", None: "not compared"}
-        badge = f"{better.get(at_cost, at_cost)} at equal cost"
-        tone = {"win": "good", "loss": "bad"}.get(at_cost, "")
-        below = f"{number(equal.get('difference')) or 'no'} nats per token at equal steps, one pair of runs"
-        add("SALT and baseline", words, below, badge=badge, tone=tone, words=True)
+    if equal.get("difference") is not None:
+        below = f"nats per token at equal steps{_over_documents(equal)}"
+        add("Loss with SALT minus without", number(equal["difference"]), below, badge="one seed: no verdict")
     if summary.get("wall_s") is not None:
         memory = summary.get("peak_rss_gib")
         below = f"peak memory {number(float(memory), 1)} GiB" if memory is not None else ""
@@ -76,8 +71,8 @@ def gains_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
     targets = results.get("targets") or {}
 
     def dot(name: str, entry: Mapping[str, Any], modality: str, **more: Any) -> IntervalPoint:
-        low, high = (entry["gain"] if entry.get(end) is None else entry[end] for end in ("low", "high"))
         note = f", {entry.get('num_documents', 0)} documents"
+        low, high = entry.get("low"), entry.get("high")
         return IntervalPoint(name, entry["gain"], low, high, MODALITY_STYLE[modality], note=note, **more)
 
     heads = [
@@ -107,7 +102,7 @@ def gains_section(results: Mapping[str, Any]) -> dict[str, Any] | None:
 def salt_section(
     compare: Mapping[str, Any] | None, compute_cost: Mapping[str, Any], *, selection: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any] | None:
-    """SALT against baseline: the outcome in words, and the differences with their intervals.
+    """SALT against baseline: the differences in words and with their intervals over documents.
 
     selection: a line for each document that data selection scored.
     """
@@ -127,7 +122,7 @@ def salt_section(
     ]
     rows = [
         [title, number(entry.get("ours")), number(entry.get("theirs")), number(entry.get("difference"), 4),
-         interval(entry, 4), entry.get("outcome") or "not compared"]
+         interval(entry, 4), "not compared" if entry.get("difference") is None else "no verdict: one seed"]
         for _, title, entry in named
     ]  # fmt: skip
     return {
@@ -158,27 +153,37 @@ def _selection_sentence(selection: Sequence[Mapping[str, Any]]) -> str:
 
 
 def salt_sentence(compare: Mapping[str, Any]) -> str:
-    """The outcome as a sentence."""
-    equal, cost = compare["equal_steps"], compare.get("equal_cost") or {}
-    size = f"{number(abs(equal.get('difference') or 0.0), 4)} nats per token"
-    sentence = {
-        "win": f"the model with SALT is better by {size}",
-        "loss": f"the model with SALT is worse by {size}",
-        "undecided": "the difference of the two models is undecided",
-    }[equal["outcome"]]
-    words = f"After the same number of steps, {sentence}"
-    without = cost.get(_WITHOUT)
-    if not without:
-        return words + "."
-    if without.get("difference") is None:
-        return words + "; at equal cost there is no comparison."
-    standing = {"win": "ahead", "loss": "behind", "undecided": "undecided"}
-    link = "and" if without["outcome"] == equal["outcome"] else "but"
-    words += f"; {link} it is {standing[without['outcome']]} at equal cost"
-    with_teacher = (cost.get(_WITH) or {}).get("outcome")
-    if with_teacher and with_teacher != without["outcome"]:
-        words += f", and {standing[with_teacher]} when the small model's training is counted too"
-    return words + "."
+    """The differences in words, and that one seed of training gives no verdict."""
+    cost = compare.get("equal_cost") or {}
+    words = f"After the same number of steps, {_standing(compare['equal_steps'], whole=True)}"
+    if without := cost.get(_WITHOUT):
+        if without.get("difference") is None:
+            words += "; at equal cost there is no comparison"
+        else:
+            words += f"; at equal cost it is {_standing(without)}"
+            if (cost.get(_WITH) or {}).get("difference") is not None:
+                words += f", and {_standing(cost[_WITH])} when the small model's training is counted too"
+    return f"{words}. One seed of training gives no verdict: two equal trainings differ as well."
+
+
+def _standing(entry: Mapping[str, Any], *, whole: bool = False) -> str:
+    """ "0.0060 below" with the interval over documents; whole: as a sentence about the loss with SALT."""
+    difference = entry.get("difference")
+    if difference is None:
+        return "the models were not compared"
+    if not difference:
+        return "the loss with SALT equals the baseline's" if whole else "the same"
+    side = "above" if difference > 0 else "below"
+    size = f"{number(abs(float(difference)), 4)}"
+    if not whole:
+        return f"{size} {side}{_over_documents(entry)}"
+    return f"the loss with SALT is {size} nats per token {side} the baseline's{_over_documents(entry)}"
+
+
+def _over_documents(entry: Mapping[str, Any]) -> str:
+    """The interval as an aside, "" without one."""
+    ends = interval(entry, 4)
+    return f" ({ends} over documents)" if ends else ""
 
 
 def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -292,6 +292,17 @@ def test_build_makes_a_corpus_and_opens_it_again(tmp_path, capsys):
     assert after.keys() == before.keys() and written <= {"shards/00000", "shards/00000/media.npy"}
 
 
+def test_build_by_local_blocks_gives_the_same_corpus(tmp_path, capsys):
+    source = manifest(tmp_path / "m", [line(str(number), f"words of {number} " * 9) for number in range(40)])
+    found = {}
+    for name, options in {"direct": [], "local": ["--engine", "local", "--shard-documents", "16"]}.items():
+        assert main(["build", str(source), str(tmp_path / name), *ONE, *options]) == 0
+        found[name] = last_json(capsys.readouterr().out)["fingerprint"]
+    assert found["direct"] == found["local"] and len(list((tmp_path / "local" / "shards").iterdir())) == 3
+    assert main(["build", str(source), str(tmp_path / "c"), "--address", "auto"]) == 2
+    assert "also give --engine ray" in capsys.readouterr().err
+
+
 def test_plan_shows_and_writes_what_plan_build_gives(corpus, tmp_path, capsys):
     arguments = [
         "plan",

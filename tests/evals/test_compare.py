@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from brine.evals.compare import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, outcome, validation_curve_of
-from brine.evals.config import EvalConfig, Interval
+from brine.evals.compare import compare_seeds, format_seeds
+from brine.evals.compare_arms import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, validation_curve_of
+from brine.evals.config import EvalConfig
 from brine.evals.loss import DocumentLosses
+from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.run_files import format_interval
 
 CONFIG = EvalConfig(bootstrap_resamples=300)
@@ -36,31 +38,72 @@ def metrics(points, *, teacher=0.0):
     ]
 
 
-def test_equal_steps_win_loss_undecided():
+def test_one_training_of_each_has_values_and_no_verdict():
+    """However clear the documents are: two equal trainings may differ as clearly."""
     better = at_equal_steps(losses(1.0), losses(1.1), CONFIG)
-    assert better["outcome"] == "win" and better["difference"] == pytest.approx(-0.1)
-    assert at_equal_steps(losses(1.1), losses(1.0), CONFIG)["outcome"] == "loss"
-    noisy = losses(1.0)
-    noisy.loss[:, 1] += np.random.default_rng(0).normal(0, 3, 40)
-    assert at_equal_steps(noisy, losses(1.0), CONFIG)["outcome"] == "undecided"
+    assert better["difference"] == pytest.approx(-0.1) and better["high"] < 0
+    assert better["outcome"] == "no verdict" == better["kinds"][0]["outcome"]
     assert better["kinds"][0]["kind"] == "screenshot"
     with pytest.raises(ValueError, match="same documents"):
         at_equal_steps(losses(1.0), losses(1.0, first=1), CONFIG)
 
 
-def test_a_verdict_needs_the_whole_interval():
-    assert outcome(Interval(-0.1, -0.2, -0.01, 6)) == "win"
-    assert outcome(Interval(-0.1, -0.2, 0.0, 6)) == "undecided"
-    assert outcome(Interval(0.1, 0.01, 0.2, 6)) == "loss"
-    assert outcome(Interval()) == "undecided"
-
-
-def test_a_handful_of_documents_has_no_verdict():
-    """Five documents of equal models all differ in one direction in 2 of 32 cases, more than 1 in 20."""
-    assert outcome(Interval(-0.1, -0.2, -0.01, 5)) == outcome(Interval(0.1, 0.01, 0.2, 5)) == "undecided"
+def test_a_single_document_has_no_interval():
     one = CONFIG.interval(np.array([3.0]), np.array([2.0]))
     assert (one.value, one.low, one.high, one.num_documents) == (1.5, None, None, 1)
     assert format_interval(one.to_dict(), "value") == "1.500"
+
+
+def seeds(shift, *, kinds=("a", "b"), count=3, worse=""):
+    """What `count` trainings measured: bits per byte, moved by `shift`, of one kind the other way."""
+    generator, cases = np.random.default_rng(round(abs(shift) * 1000)), tuple(f"d{number}" for number in range(20))
+    found = []
+    for _ in range(count):
+        rates = 2 + np.linspace(-1, 1, 20) + shift + generator.normal(0, 0.01) + generator.normal(0, 0.01, 20)
+        run = {"bits_per_byte": Measurement(MeasureSpec("bits_per_byte"), cases, rates * 50, np.full(20, 50.0))}
+        for kind in kinds:
+            values = rates - 2 * shift if kind == worse else rates
+            name = f"bits_per_byte.{kind}"
+            run[name] = Measurement(MeasureSpec(name), cases, values * 50, np.full(20, 50.0))
+        found.append(run)
+    return found
+
+
+def test_several_seeds_are_better_worse_or_undecided():
+    found = compare_seeds(seeds(-0.2, worse="b"), seeds(0.0))
+    assert {name: entry["outcome"] for name, entry in found.items()} == {
+        "bits_per_byte": "better", "bits_per_byte.a": "better", "bits_per_byte.b": "worse"}  # fmt: skip
+    assert found["bits_per_byte"]["value"] == pytest.approx(-0.2, abs=0.03)
+    assert found["bits_per_byte"]["high"] < 0 and found["bits_per_byte"]["needed"] == "nothing more"
+    itself = compare_seeds(seeds(0.0), seeds(0.0))
+    assert {entry["outcome"] for entry in itself.values()} == {"undecided"}
+    text = format_seeds(found)
+    assert "better" in text and "3 seeds, paired by position; per seed bits_per_byte" in text
+
+
+def test_measures_beside_the_first_are_corrected_together():
+    """What would be significant alone is not among twenty."""
+    names = tuple(f"k{number}" for number in range(20))
+    ours, theirs = seeds(0.016, kinds=names), seeds(0.0, kinds=names)
+    found = compare_seeds(ours, theirs)
+    first, kind = found["bits_per_byte"], found["bits_per_byte.k0"]
+    assert first["p_value"] == kind["p_value"] == first["p_holm"] and kind["p_holm"] == pytest.approx(
+        min(1, 20 * kind["p_value"])
+    )
+    alone = compare_seeds(ours, theirs, primary="bits_per_byte.k3")
+    assert next(iter(alone)) == "bits_per_byte.k3" and alone["bits_per_byte.k3"]["p_holm"] == kind["p_value"]
+    clear = compare_seeds(seeds(0.08, kinds=names), theirs)["bits_per_byte.k0"]
+    assert clear["p_value"] < 0.05 < clear["p_holm"] and clear["outcome"] == "undecided"
+    assert "not among so many" in clear["needed"]
+
+
+def test_a_measure_that_one_seed_lacks_is_named():
+    ours, theirs = seeds(-0.2), seeds(0.0)
+    del theirs[1]["bits_per_byte.a"]
+    with pytest.raises(ValueError, match=r"bits_per_byte\.a was not measured for theirs\[1\]"):
+        compare_seeds(ours, theirs)
+    with pytest.raises(ValueError, match="latency was not measured"):
+        compare_seeds(ours, seeds(0.0), primary="latency")
 
 
 def test_equal_cost_reads_the_dearer_run_before_its_end():
@@ -70,10 +113,10 @@ def test_equal_cost_reads_the_dearer_run_before_its_end():
     result = at_equal_cost(ours, theirs, CONFIG)
     # log(80 / 64) / log(100 / 64) is one half
     assert result["ours"] == pytest.approx(1.5) and result["theirs"] == pytest.approx(1.6)
-    assert result["outcome"] == "win" and result["cost_flops"] == 10_000
+    assert result["high"] < 0 and result["outcome"] == "no verdict" and result["cost_flops"] == 10_000
     assert result["note"].startswith("SALT is interpolated from its validation curve")
     dear = at_equal_cost(ours, theirs, CONFIG, prior_flops=2_000)
-    assert dear["ours"] == pytest.approx(2.0) and dear["outcome"] == "loss"
+    assert dear["ours"] == pytest.approx(2.0) and dear["low"] > 0
 
 
 def test_equal_cost_never_extrapolates():
@@ -109,5 +152,5 @@ def test_compare_arms_without_validations_compares_ends_only():
                         teacher_training_flops=4_000.0)  # fmt: skip
     assert set(full) == {"equal_steps", "equal_cost", "cost_to_match"}
     arm_flops = full["equal_cost"]
-    assert arm_flops["without_teacher_training"]["outcome"] == "win"
+    assert arm_flops["without_teacher_training"]["high"] < 0
     assert arm_flops["with_teacher_training"]["ours"] > arm_flops["without_teacher_training"]["ours"]

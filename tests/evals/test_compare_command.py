@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from brine.evals.cli import compare, report
 from brine.evals.compare import load_losses
 from brine.evals.config import ratio_interval
+from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.needle.run import main as needle
 from brine.evals.run_files import read_results
 from tests.evals.command_runs import KINDS, last_line
@@ -43,7 +46,88 @@ def test_two_models_of_a_run_are_compared(made, capsys):
     back = last_line(capsys.readouterr().out)["nats_per_token"]
     assert forth["difference"] == pytest.approx(-back["difference"]) and forth["difference"] != 0
     assert compare([out, out]) == 0
-    assert last_line(capsys.readouterr().out)["nats_per_token"]["outcome"] == "undecided"
+    said = capsys.readouterr().out
+    # one training of each decides nothing
+    assert last_line(said)["nats_per_token"]["outcome"] == "no verdict" and "give several with --ours" in said
+
+
+def seeds_of(base, folder, name, *, factor, count=3):
+    """Evaluations of `count` seeds of a setting: losses of one run times `factor`, each seed a little apart."""
+    made = []
+    for seed in range(count):
+        out = shutil.copytree(base / "one-on", folder / f"{name}{seed}")
+        path = out / "evaluate" / "documents.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        own = factor * (1 + 0.001 * np.random.default_rng((seed, len(name))).normal())
+        path.write_text("".join(json.dumps(line | {"loss": line["loss"] * own}) + "\n" for line in lines))
+        made.append(str(out))
+    return made
+
+
+def test_several_seeds_have_a_verdict(made, tmp_path, capsys):
+    base, _ = made
+    ours = seeds_of(base, tmp_path, "ours", factor=0.9)
+    theirs = seeds_of(base, tmp_path, "other", factor=1.0)
+    assert compare(["--ours", *ours, "--theirs", *theirs]) == 0
+    said = capsys.readouterr().out
+    measures = last_line(said)["measures"]
+    assert set(measures) == {"bits_per_byte", "bits_per_byte.pic", "bits_per_byte.note"}
+    assert {entry["outcome"] for entry in measures.values()} == {"better"}
+    assert measures["bits_per_byte"]["num_cases"] == 11 and measures["bits_per_byte"]["num_seeds"] == [3, 3]
+    assert "paired by position" in said and "p, Holm" in said
+    assert compare(["--ours", *theirs, "--theirs", *ours[:2], "--unpaired"]) == 0
+    assert last_line(capsys.readouterr().out)["measures"]["bits_per_byte"]["outcome"] == "worse"
+    # the same runs on both sides: a setting against itself
+    assert compare(["--ours", *ours, "--theirs", *ours]) == 0
+    assert last_line(capsys.readouterr().out)["measures"]["bits_per_byte"]["outcome"] == "undecided"
+    one = compare(["--ours", ours[0], "--theirs", theirs[0]])
+    assert one == 0 and last_line(capsys.readouterr().out)["bits_per_byte"]["outcome"] == "no verdict"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["{a}"], "give two runs to compare, or several a side"),
+        (["{a}", "{b}", "{a}"], "give two runs to compare, or several a side"),
+        (["--ours", "{a}"], "give two runs to compare, or several a side"),
+        (["{a}", "{b}", "--ours", "{a}"], "give either two runs, or --ours"),
+        (["--ours", "{a}", "{b}", "--theirs", "{a}"], "2 runs against 1 cannot be paired by seed"),
+        (["--ours", "{a}", "{a}", "--theirs", "{b}", "{b}"], "are one training (equal losses)"),
+    ],
+    ids=["one", "three", "one side", "both forms", "unequal", "twice"],
+)
+def test_sides_that_cannot_be_compared_are_refused(made, capsys, words, hint):
+    base, _ = made
+    given = [word.format(a=base / "one-on", b=base / "two-on") for word in words]
+    assert compare(given) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and hint in said and said.count("\n") == 1
+
+
+def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
+    """What the suite measures is compared, its primary measure first; no run is evaluated beforehand."""
+    asked = []
+
+    def measure_on_suite(run, suite, *, model, part, device, compute_dtype):
+        asked.append((run.name, suite.name, model, part, device.type))
+        better = 0.1 if run.name.startswith("a") else 0.0
+        rates = 2 - better + 0.001 * int(run.name[1]) + np.linspace(0, 1, 9)
+        cases = tuple(f"c{number}" for number in range(9))
+        names = ("latency", "bits_per_byte")
+        return {"dev": {name: Measurement(MeasureSpec(name), cases, rates, np.ones(9)) for name in names}}
+
+    opened = SimpleNamespace(open=lambda name: SimpleNamespace(name=name, primary="bits_per_byte"))
+    for name, value in (("measure", SimpleNamespace(measure_on_suite=measure_on_suite)),
+                        ("suite", SimpleNamespace(Suite=opened))):  # fmt: skip
+        monkeypatch.setitem(sys.modules, f"brine.evals.suites.{name}", value)
+    monkeypatch.setitem(sys.modules, "brine.evals.suites", SimpleNamespace())
+    runs = [["a1", "a2", "a3"], ["b1", "b2", "b3"]]
+    words = ["--ours", *runs[0], "--theirs", *runs[1], "--on", "synth@1", "--part", "dev", "--device", "cpu"]
+    assert compare(words) == 0
+    measures = last_line(capsys.readouterr().out)["measures"]
+    assert list(measures) == ["bits_per_byte", "latency"] and measures["bits_per_byte"]["outcome"] == "better"
+    assert [name for name, *_ in asked] == [*runs[0], *runs[1]]
+    assert set(asked[0][1:]) == {"synth@1", None, ("dev",), "cpu"}
 
 
 def other_ids(out):

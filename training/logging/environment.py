@@ -1,5 +1,6 @@
 """Environment and resources of a run: versions, processor, memory. Records for the report; nothing reads them back."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import brine
-from brine.common.files import read_json, write_json
+from brine.common.files import file_digest, read_json, write_json
 from brine.common.plugins import installed_version
 from brine.common.processes import usable_cores
 from brine.training.logging.device_specs import datasheet_peak
@@ -32,7 +33,7 @@ def environment(runtime: Runtime, world: World) -> dict[str, Any]:
         "compile": runtime.compile,
         "reasons": runtime.reasons,
         "mfu_peak": str(datasheet_peak(runtime.device, runtime.dtype) or "measured when training begins"),
-        "commit": commit(),
+        **code_version(),
         "versions": {name: installed_version(name) for name in PACKAGES},
     }
 
@@ -62,6 +63,21 @@ def commit() -> str | None:
             return (root / "COMMIT").read_text(encoding="utf-8").strip() or None
         except OSError:
             return None
+
+
+def code_version() -> dict[str, str | None]:
+    """{commit, diff}: `commit`, and where files differ from it the SHA-256 of the differences and of what git does not
+    know; None for a tree that is clean, or that git cannot read."""
+    found, root, diff = commit(), Path(brine.__file__).parents[1], None
+    if found is not None and found.endswith("+"):
+        try:
+            text = hashlib.sha256(_git(root, "diff", "--binary", "HEAD").encode())
+            for name in _git(root, "ls-files", "--others", "--exclude-standard").splitlines():
+                text.update(f"{name}\0{file_digest(root / name)}\n".encode())
+            diff = text.hexdigest()
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            pass
+    return {"commit": found, "diff": diff}
 
 
 def _git(root: Path, *args: str) -> str:

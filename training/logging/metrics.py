@@ -1,20 +1,24 @@
 """The record of a run: `metrics.jsonl` (numbers by step) and `events.jsonl` (what happened, when).
 
-Both are appended line by line and survive a kill; TensorBoard is an optional second reader. On resume the metrics of
-steps that will be repeated are dropped, so the file of a killed run equals that of another; all that depends on a clock
-is under the key `time`. Events are never removed. NaN and infinity are written as null.
+Both are appended line by line and survive a kill. A `MetricsSink` is a second reader: TensorBoard, or one of an
+installed package, named by an entry point `brine.sinks` (a function of a folder that returns a sink). On resume the
+metrics of steps that will be repeated are dropped, so the file of a killed run equals that of another; all that depends
+on a clock is under the key `time`. Events are never removed. NaN and infinity are written as null.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from brine.common.files import finite, parse_object, read_jsonl, to_plain, write_text
+from brine.common.plugins import load_plugin, plugins
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+SINK_GROUP = "brine.sinks"
+"""Entry points of sinks."""
 
 
 class MetricsSink(Protocol):
@@ -105,18 +109,39 @@ def append_event(folder: Path, event: str, **details: Any) -> None:
     append_line(Path(folder) / EVENTS, {"event": event, **details, "unix_time": round(time.time(), 3)})
 
 
-def make_sinks(folder: Path, *, tensorboard: bool) -> tuple[MetricsSink, ...]:
-    """Second readers of a stage's metrics: TensorBoard where it is asked for, or was before and still can be, so that
-    it never keeps showing steps that were rolled back. Raises ValueError with the remedy as `TensorBoardSink`."""
-    logs = Path(folder) / "tensorboard"
-    if not tensorboard and not logs.is_dir():
-        return ()
-    try:
-        return (TensorBoardSink(logs),)
-    except ValueError:
-        if tensorboard:
-            raise
-        return ()
+def sink_names() -> list[str]:
+    """Sinks that can be asked for by name."""
+    return list(dict.fromkeys([*SINKS, *plugins(SINK_GROUP)]))
+
+
+def require_sink(name: str) -> Callable[[Path], MetricsSink]:
+    """What makes the sink of a name in a folder. Raises ValueError with the remedy for an unknown one, or one whose
+    library is not installed."""
+    if name in SINKS:
+        require, make = SINKS[name]
+        require()
+        return make
+    if entry := plugins(SINK_GROUP).get(name):
+        return load_plugin(entry)
+    raise ValueError(
+        f"tracker = {name!r} is unknown: choose one of {', '.join(sink_names())}; metrics.jsonl is always written"
+    )
+
+
+def make_sinks(folder: Path, tracker: str | None) -> tuple[MetricsSink, ...]:
+    """Second readers of a stage's metrics, each in a folder of its name: the one asked for, and those that were before
+    and still can be, so that none keeps showing steps that were rolled back. Raises ValueError with the remedy where
+    the one asked for cannot be had."""
+    sinks = []
+    for name in dict.fromkeys([*([tracker] if tracker else []), *sink_names()]):
+        if name != tracker and not (Path(folder) / name).is_dir():
+            continue
+        try:
+            sinks.append(require_sink(name)(Path(folder) / name))
+        except ValueError:
+            if name == tracker:
+                raise
+    return tuple(sinks)
 
 
 def require_tensorboard() -> None:
@@ -168,3 +193,9 @@ def flat_numbers(line: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[st
             yield from flat_numbers(value, prefix=f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
             yield prefix + key, float(value)
+
+
+SINKS: dict[str, tuple[Callable[[], None], Callable[[Path], MetricsSink]]] = {
+    "tensorboard": (require_tensorboard, TensorBoardSink)
+}
+"""Brine's own sinks: name -> (raises ValueError where its library is missing, makes one in a folder)."""

@@ -155,7 +155,10 @@ def tracked(folder, *, until=None, **changes):
     asked = changes.pop("tracker", True)
     with contextlib.suppress(Killed):
         tiny_train(
-            folder, config=tiny_config(log_every=1, **changes), sinks=make_sinks(folder, tensorboard=asked), on_step=die
+            folder,
+            config=tiny_config(log_every=1, **changes),
+            sinks=make_sinks(folder, "tensorboard" if asked else None),
+            on_step=die,
         )
 
 
@@ -197,9 +200,9 @@ def test_a_stage_that_is_done_again_begins_with_nothing(reader, tmp_path):
 def test_without_the_package_a_run_that_was_tracked_goes_on(tmp_path, monkeypatch):
     (tmp_path / "tensorboard").mkdir()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert make_sinks(tmp_path, tensorboard=False) == () == make_sinks(tmp_path / "none", tensorboard=False)
+    assert make_sinks(tmp_path, None) == () == make_sinks(tmp_path / "none", None)
     with pytest.raises(ValueError, match="uv sync --extra tensorboard"):
-        make_sinks(tmp_path, tensorboard=True)
+        make_sinks(tmp_path, "tensorboard")
 
 
 def test_tensorboard_that_is_missing_is_told_before_anything_is_done(tmp_path, monkeypatch):

@@ -1,0 +1,56 @@
+"""One digest of all files that a source's documents are made from, by content: equal on another path or machine.
+
+The paths and hashes of a source are remembered in a folder, in the form of a corpus's file records
+(`file_records`), so that the documents are read and the files hashed once: afterwards a file costs one `stat`, and is
+read again only where its size, times or inode changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from brine.common.files import sync_folder
+from brine.data.corpus.file_records import FileRecorder, find_changed_files, save_file_records
+from brine.data.formats.source import DocumentSource
+
+SHARD = Path("shards") / "00000"
+
+
+def media_digest(source: DocumentSource, memory: Path, *, manifest: str, max_file_mib: float) -> str:
+    """Hex SHA-256 of the relative paths and contents of a source's media, tars, tables and named texts.
+
+    memory: a folder that remembers what was hashed. manifest: the digest of the source's words and names
+    (`fingerprint(media=False)`), on which the paths depend.
+    """
+    folder = memory / hashlib.sha256(f"{source.root}\0{manifest}\0{max_file_mib}".encode()).hexdigest()[:32]
+    if not (folder / SHARD / "media.npy").is_file():
+        _record(source, folder, max_file_mib=max_file_mib)
+    changes = find_changed_files(folder, source.root, max_file_mib=max_file_mib)
+    if changes:
+        _record(source, folder, max_file_mib=max_file_mib)
+    paths = (folder / SHARD / "media.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    hashes = np.load(folder / SHARD / "media.npy", allow_pickle=False)["sha256"]
+    found = hashlib.sha256()
+    for path, sha256 in sorted(zip(paths, map(bytes, hashes), strict=True)):
+        found.update(path.encode() + b"\0" + sha256)
+    return found.hexdigest()
+
+
+def _record(source: DocumentSource, folder: Path, *, max_file_mib: float) -> None:
+    """Hash every file of a source into `folder`, whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / SHARD).mkdir(parents=True)
+    files = {}
+    with FileRecorder(source, max_file_mib=max_file_mib) as recorder:
+        for _ in recorder.items(0, ()):
+            files |= recorder.take()
+        save_file_records(partial / SHARD, files)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    sync_folder(folder.parent)

@@ -1,0 +1,287 @@
+"""Command lines of `brine experiments plan|run|status|report|compare|explain|retry|cancel NAME`.
+
+NAME is an experiment's name among the runs, an entry point `brine.experiments`, or the path of a Python file. `plan`
+and the first `run` read the experiment's function; afterwards the frozen plan alone counts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from brine.common.command_line import command, parse
+from brine.common.files import differences
+from brine.common.tables import as_text, table
+from brine.experiments import batch
+from brine.experiments.engines.engine import open_engine
+from brine.experiments.planning.freeze import find_experiment, freeze
+from brine.experiments.planning.plan import PLAN_FILE, ExperimentPlan, load_plan
+from brine.experiments.planning.settings import recipe_digest, recipe_of
+from brine.experiments.progress import LiveTable, format_status
+from brine.experiments.table import build_table, format_table, write_table
+from brine.training.logging.metrics import make_sinks, require_sink
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+Names = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="TRIAL")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRequest:
+    """An experiment among the runs."""
+
+    experiment: Name
+    """Name of an experiment, or the path of its Python file."""
+    runs: Path = Path("runs")
+    """Folder that holds the runs and experiments."""
+
+    def folder(self) -> Path:
+        """The experiment's folder, whether or not it is there."""
+        name = Path(self.experiment).stem if self.experiment.endswith(".py") else self.experiment
+        return self.runs.absolute() / name
+
+    def plan(self) -> ExperimentPlan:
+        """The frozen plan. Raises ValueError where there is none."""
+        return load_plan(self.folder())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentPlanRequest(ExperimentRequest):
+    """Freeze the plan of an experiment: every trial as a whole recipe, and a snapshot of the code that trials will
+    import. Nothing is trained. A plan that is there is kept, and one that differs is refused."""
+
+    name: str | None = None
+    """Name of the plan; that of the experiment's function or file if not given."""
+    threads: int = 1
+    """CPU threads of every trial; part of the plan, since they change the last bits of the weights."""
+    gpus: int | None = None
+    """GPUs of every trial; if not given, as the recipe's device needs."""
+
+    def run(self) -> None:
+        """Print the plan. Raises ValueError for a wrong request."""
+        print(describe(self.freeze()))
+
+    def freeze(self) -> ExperimentPlan:
+        """Freeze the plan, or find it."""
+        found, experiment = find_experiment(self.experiment)
+        name = self.name or (Path(self.experiment).stem if self.experiment.endswith(".py") else found)
+        return freeze(name, experiment, runs=self.runs, threads=self.threads, gpus=self.gpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRunRequest(ExperimentPlanRequest):
+    """Run the trials of an experiment, planning it first where it has no plan; the same command continues after Ctrl-C
+    or a kill."""
+
+    engine: str = "local"
+    """What distributes the trials: "local" (processes on this machine), "slurm" (submitit) or "ray"."""
+    workers: int | None = None
+    """Trials at once; 1 on this machine, as many as the engine takes elsewhere, if not given."""
+    partition: str | None = None
+    """SLURM's partition."""
+    hours: float = 24.0
+    """Hours of one SLURM job; a trial that needs more is requeued from its checkpoint."""
+    slurm: tuple[str, ...] = ()
+    """Further parameters of sbatch, such as account=mine qos=low."""
+    address: str = "auto"
+    """Address of the Ray cluster; "local" starts one on this machine."""
+    tracker: str | None = None
+    """Sink that also takes the metrics, such as "tensorboard"."""
+
+    def run(self) -> None:
+        """Run, then print the table. Raises ValueError for a wrong request or trials that failed."""
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: give 1 or more")
+        if self.tracker is not None:
+            require_sink(self.tracker)
+        options = self.options()
+        plan = self.plan() if (self.folder() / PLAN_FILE).is_file() and self.name is None else self.freeze()
+        engine = open_engine(self.engine, folder=plan.folder, workers=self.workers, options=options)
+        running = batch.BatchRun(plan, engine, engine_name=self.engine, tracker=self.tracker, display=LiveTable())
+        try:
+            running.run()
+        except batch.TrialsFailedError:
+            show_table(running.plan, tracker=self.tracker)
+            raise
+        show_table(running.plan, tracker=self.tracker)
+
+    def options(self) -> dict[str, Any]:
+        """The engine's options. Raises ValueError for one that cannot be."""
+        if self.engine == "ray":
+            return {"address": self.address}
+        if self.engine != "slurm":
+            return {}
+        if self.hours <= 0:
+            raise ValueError(f"--hours {self.hours:g}: give a number above 0")
+        pairs = [each.partition("=") for each in self.slurm]
+        if wrong := [each for each in self.slurm if "=" not in each]:
+            raise ValueError(f"--slurm {wrong[0]}: give name=value, such as account=mine")
+        return {"partition": self.partition, "hours": self.hours, "more": {name: value for name, _, value in pairs}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentStatusRequest(ExperimentRequest):
+    """Show where every trial stands."""
+
+    def run(self) -> None:
+        """Print the table of trials."""
+        plan = self.plan()
+        running = [trial.name for trial in plan.trials if batch.is_at_work(plan, trial)]
+        print(format_status(plan, running=running))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentCompareRequest(ExperimentRequest):
+    """Write table.json from what is finished and print it."""
+
+    measures: tuple[str, ...] = ()
+    """Measures whose means are shown; the primary and the guards if not given."""
+
+    def run(self) -> None:
+        """Print the table."""
+        print(format_table(write_table(self.plan()), measures=self.measures))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentExplainRequest(ExperimentRequest):
+    """Say how two trials or settings differ, field by field; without names, how each setting differs from the first."""
+
+    names: Names = ()
+    """Two trials or settings."""
+
+    def run(self) -> None:
+        """Print the differences. Raises ValueError for names that are not two."""
+        plan = self.plan()
+        if len(self.names) not in (0, 2):
+            raise ValueError(f"give two trials or settings, not {len(self.names)}, or none")
+        if self.names:
+            print("\n".join(explain(plan, *self.names)) or "they train the same")
+            return
+        for name in list(plan.settings)[1:]:
+            lines = explain(plan, plan.reference, name)
+            print(f"{plan.reference} -> {name}\n  " + ("\n  ".join(lines) or "they train the same"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentReportRequest(ExperimentRequest):
+    """Write the page of an experiment from what is finished."""
+
+    def run(self) -> None:
+        """Print the page's path. Raises ValueError where this version makes no pages."""
+        plan = self.plan()
+        table_ = write_table(plan)
+        if importlib.util.find_spec("brine.experiments.report") is None:
+            raise ValueError(
+                "this version makes no page of an experiment: `brine experiments compare` prints the table"
+            )
+        report = importlib.import_module("brine.experiments.report")
+        print(json.dumps({"report": str(report.write_report(plan.folder, table_))}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRetryRequest(ExperimentRequest):
+    """Put failed and cancelled trials back into the queue; `run` then continues."""
+
+    names: Names = ()
+    """Trials; all failed and cancelled ones if none is given."""
+
+    def run(self) -> None:
+        """Print the trials that will be tried again."""
+        found = batch.retry(self.plan(), list(self.names))
+        print(f"tried again by the next run: {', '.join(found) or 'none'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentCancelRequest(ExperimentRequest):
+    """Cancel trials: those at work save and end, and none is begun until `retry`."""
+
+    names: Names = ()
+    """Trials; all that have not ended if none is given."""
+
+    def run(self) -> None:
+        """Print the trials that were cancelled."""
+        found = batch.cancel(self.plan(), list(self.names))
+        print(f"cancelled: {', '.join(found) or 'none'}")
+
+
+VERBS: dict[str, type] = {
+    "plan": ExperimentPlanRequest, "run": ExperimentRunRequest, "status": ExperimentStatusRequest,
+    "report": ExperimentReportRequest, "compare": ExperimentCompareRequest, "explain": ExperimentExplainRequest,
+    "retry": ExperimentRetryRequest, "cancel": ExperimentCancelRequest,
+}  # fmt: skip
+
+
+def describe(plan: ExperimentPlan) -> str:
+    """A plan in a few lines: question, settings with their budgets, trials, code."""
+    head = plan.head
+    rows = [
+        [name, each["label"], each["budget"]["large_steps"], f"{each['budget']['large_flops']:.3g}",
+         f"{each['budget'].get('off_budget', 0):+.2%}" if "off_budget" in each["budget"] else ""]
+        for name, each in plan.settings.items()
+    ]  # fmt: skip
+    resources = max(plan.trials, key=lambda trial: trial.resources["memory_gib"]).resources
+    return "\n".join([
+        f"question: {head['question']}", f"expected: {head['expects']}", "",
+        as_text(table(("setting", "", "steps", "FLOPs", "off budget"), rows)),
+        f"{len(plan.trials)} trials of {resources['cores']} threads, {resources['gpus']} GPUs and about "
+        f"{resources['memory_gib']:.1f} GiB each; suite {head['suite']['name']}, primary {head['primary']}",
+        f"code {head['code']['commit']} ({head['code']['digest']}); plan in {plan.folder}",
+    ])  # fmt: skip
+
+
+def explain(plan: ExperimentPlan, first: str, second: str) -> list[str]:
+    """How two trials or settings of a plan differ, a line each; names and seeds only where trials are named."""
+    recipes = []
+    for name in (first, second):
+        found = [trial for trial in plan.trials if trial.setting == name] or [plan.trial(name)]
+        recipes.append(found[0].recipe)
+    lines = differences(recipes[0], recipe_of(recipes[1]))
+    same = recipe_digest(recipe_of(recipes[0])) == recipe_digest(recipe_of(recipes[1]))
+    return [] if same else [line for line in lines if not line.startswith("name: ")]
+
+
+def show_table(plan: ExperimentPlan, *, tracker: str | None) -> None:
+    """Print the table, and give its values to a sink, a step for each seed."""
+    found = build_table(plan)
+    print(format_table(found))
+    sinks = make_sinks(plan.folder, tracker)
+    for sink in sinks:
+        sink.purge(0)
+        for number, seed in enumerate((*plan.head["seeds"]["screen"], *plan.head["seeds"]["confirm"])):
+            values = {
+                name: trial["values"] for name, entry in found["settings"].items() for phase in ("screen", "confirm")
+                if (trial := entry.get(phase, {}).get("seeds", {}).get(str(seed))) is not None
+            }  # fmt: skip
+            sink.log({"step": number, **values})
+        sink.finish()
+
+
+def _read(argv: Sequence[str]) -> Any:
+    """The request behind the arguments. Raises ValueError for an unknown verb."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: brine experiments VERB NAME ... (each has --help)\n")
+        for verb, request in VERBS.items():
+            print(f"  {verb:<8} {' '.join((request.__doc__ or '').split()).partition('.')[0].partition(':')[0]}")
+        raise SystemExit(0)
+    if argv[0] not in VERBS:
+        raise ValueError(f"brine experiments has no verb {argv[0]!r}: it has {', '.join(VERBS)}")
+    return parse(f"experiments {argv[0]}", VERBS[argv[0]], argv[1:])
+
+
+_main: Callable[[Sequence[str] | None], int] = command(
+    _read, interrupted="interrupted; the same command continues", out_of_memory="lower --workers"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 a wrong request or failed trials, 130 interrupted."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stopped:
+        return int(stopped.code or 0)

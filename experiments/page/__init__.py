@@ -1,0 +1,1 @@
+"""The page of an experiment: one HTML file that opens offline, from its table."""

@@ -1,0 +1,1 @@
+"""One trial: a training run in a process of its own, measured on a suite, and how it ended."""

@@ -1,0 +1,44 @@
+"""Names of registered models: `champion`, or a digest of weights or its beginning, as the folder of that model.
+
+    runs/registry/champion -> models/<SHA-256 of the weights>/        (BRINE_REGISTRY names another folder)
+
+This reads names of folders alone; what is in a registry, and how it gets there, is `brine.registry`'s.
+"""
+
+import os
+import re
+from pathlib import Path
+
+CHAMPION, MODELS = "champion", "models"
+REGISTRY_VARIABLE = "BRINE_REGISTRY"
+_DIGEST, _PREFIX = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{6,64}")
+
+
+def registry_root() -> Path:
+    """The registry that names are looked up in."""
+    return Path(os.environ.get(REGISTRY_VARIABLE) or Path("runs") / "registry")
+
+
+def resolve_registered(name: str | Path, *, root: Path | None = None) -> Path:
+    """The folder of a registered model. A path that exists, and anything that is no such name, is returned as it is.
+
+    name: "champion", or at least six hexadecimal digits of a weights' digest. Raises ValueError for digits that fit
+    several models and for a pointer that leads to none.
+    """
+    path, text = Path(name), str(name)
+    root = registry_root() if root is None else root
+    if path.exists():
+        return path
+    if text == CHAMPION and (pointer := root / CHAMPION).is_symlink():
+        folder = root / MODELS / Path(os.readlink(pointer)).name
+        if not _DIGEST.fullmatch(folder.name) or not folder.is_dir():
+            raise ValueError(f"{pointer} does not lead to a model of {root}: `brine registry verify` says why")
+        return folder
+    if _PREFIX.fullmatch(text) and (root / MODELS).is_dir():
+        found = sorted(
+            entry for entry in os.listdir(root / MODELS) if entry.startswith(text) and _DIGEST.fullmatch(entry)
+        )
+        if len(found) > 1:
+            raise ValueError(f"{text} is the beginning of {len(found)} models of {root}: give more digits")
+        return root / MODELS / found[0] if found else path
+    return path

@@ -1,0 +1,198 @@
+"""What lies in the store of stages: which runs link to it, why two runs differ, and what nothing needs any more.
+
+list_stages(root, runs)       every stored stage, its size, and the runs that link to it
+explain(run_a, run_b)         stage by stage: the same, or the fields, inputs and revisions that differ
+unneeded(root, runs)          stored stages that no run links to and that no linked one was made from
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brine.common.content_store import DONE_FILE, STAGE_FILE, try_lock, unlock
+from brine.common.files import differences, read_json
+
+STAGE_ORDER = ("corpus", "encoded", "filtered", "small", "select", "large_salt", "large_baseline", "evaluate")
+UNFINISHED_GRACE_S = 24 * 3600.0
+"""An unfinished folder that was written to since then may be about to resume."""
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """A folder of the store. digest: of its finished stage, as later stages name it among their inputs; "" while
+    unfinished. runs: links to it, as RUN/STAGE, former ones too. num_bytes: of its files."""
+
+    stage: str
+    folder: Path
+    digest: str
+    inputs: frozenset[str]
+    runs: tuple[str, ...]
+    num_bytes: int
+    changed: float
+
+    @property
+    def finished(self) -> bool:
+        """Was it made to its end?"""
+        return bool(self.digest)
+
+
+def list_stages(root: Path, runs: Path) -> list[StoredStage]:
+    """The stored stages under `root`, with the links of all runs below `runs`, by stage and folder."""
+    links: dict[Path, list[str]] = {}
+    for link in _links(runs, root):
+        links.setdefault(link.resolve(), []).append(str(link.relative_to(runs)))
+    found = []
+    for folder in sorted(root.glob("*/*")):
+        if not folder.is_dir() or folder.parent.name.startswith("."):
+            continue
+        mark, begun = read_json(folder / DONE_FILE), read_json(folder / STAGE_FILE)
+        inputs = (begun.get("inputs") if isinstance(begun, dict) else None) or {}
+        size, changed = _size(folder)
+        found.append(StoredStage(
+            folder.parent.name, folder, (mark or {}).get("digest", folder.name) if isinstance(mark, dict) else "",
+            frozenset(map(str, inputs.values())), tuple(sorted(links.get(folder.resolve(), ()))), size, changed,
+        ))  # fmt: skip
+    order = {name: number for number, name in enumerate(STAGE_ORDER)}
+    return sorted(found, key=lambda each: (order.get(each.stage, len(order)), each.stage, each.folder.name))
+
+
+def _links(runs: Path, root: Path) -> Iterator[Path]:
+    """Links from anywhere below `runs` into the store; linked folders are not entered."""
+    store = root.resolve()
+    for folder in _folders(runs, root):
+        for path in folder.iterdir():
+            if path.is_symlink() and path.resolve().is_relative_to(store):
+                yield path
+
+
+def _folders(runs: Path, root: Path) -> Iterator[Path]:
+    """Every folder below `runs` but the store; links are not followed."""
+    store = root.resolve()
+    for parent, folders, _ in os.walk(runs):
+        folders[:] = [name for name in folders if (Path(parent) / name).resolve() != store]
+        yield Path(parent)
+
+
+def _size(folder: Path) -> tuple[int, float]:
+    total, changed = 0, folder.stat().st_mtime
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found = os.lstat(os.path.join(parent, name))
+            except FileNotFoundError:
+                continue
+            total, changed = total + found.st_size, max(changed, found.st_mtime)
+    return total, changed
+
+
+def unneeded(root: Path, runs: Path, *, now: float | None = None) -> list[StoredStage]:
+    """Stored stages that no run links to, and from which nothing that a run links to was made.
+
+    Folders that another process holds, and unfinished ones that were written to within a day, are left out.
+    """
+    stages = list_stages(root, runs)
+    by_digest: dict[str, list[StoredStage]] = {}
+    for stage in stages:
+        by_digest.setdefault(stage.digest, []).append(stage)
+    # a stage of a run that lies in the run itself was made from stored ones too
+    queue = [stage for stage in stages if stage.runs]
+    needed = {stage.folder for stage in queue}
+    wanted = set().union(*(stage.inputs for stage in queue), _inputs_of_runs(runs, root))
+    while wanted:
+        more = [stage for digest in wanted for stage in by_digest.get(digest, ()) if stage.folder not in needed]
+        needed |= {stage.folder for stage in more}
+        wanted = set().union(*(stage.inputs for stage in more))
+    now = time.time() if now is None else now
+    return [
+        stage
+        for stage in stages
+        if stage.folder not in needed
+        and (stage.finished or now - stage.changed > UNFINISHED_GRACE_S)
+        and not _is_held(stage.folder)
+    ]
+
+
+def _inputs_of_runs(runs: Path, root: Path) -> set[str]:
+    """Inputs of the stages that lie in the runs themselves."""
+    found: set[str] = set()
+    for folder in _folders(runs, root):
+        begun = read_json(folder / STAGE_FILE)
+        if isinstance(begun, dict) and isinstance(begun.get("inputs"), dict):
+            found |= set(map(str, begun["inputs"].values()))
+    return found
+
+
+def _is_held(folder: Path) -> bool:
+    lock = folder.with_name(f"{folder.name}.lock")
+    if not lock.exists():
+        return False
+    handle = try_lock(lock)
+    if handle is not None:
+        unlock(handle)
+    return handle is None
+
+
+def delete(stage: StoredStage) -> bool:
+    """Delete a stored stage under its lock; False where another process has taken it meanwhile."""
+    handle = try_lock(stage.folder.with_name(f"{stage.folder.name}.lock"))
+    if handle is None:
+        return False
+    try:
+        # renamed first: a folder that is half deleted must not look finished
+        gone = stage.folder.with_name(f".{stage.folder.name}.deleted")
+        os.rename(stage.folder, gone)
+        shutil.rmtree(gone)
+    finally:
+        unlock(handle)
+    return True
+
+
+@dataclass(frozen=True)
+class StageDifference:
+    """A stage of two runs. state: "same", "differs", "only in the first" or "only in the second"; changes: lines of
+    what differs; caused_by: earlier stages that differ, and alone make it differ."""
+
+    stage: str
+    state: str
+    changes: tuple[str, ...] = ()
+    caused_by: tuple[str, ...] = ()
+
+
+def explain(first: Path, second: Path) -> list[StageDifference]:
+    """What differs between two runs, stage by stage. Raises ValueError for a folder without stages."""
+    keys = [_keys(run) for run in (first, second)]
+    for run, found in zip((first, second), keys, strict=True):
+        if not found:
+            raise ValueError(f"{run} has no stages: give a run folder such as runs/demo")
+    names = [name for name in STAGE_ORDER if any(name in found for found in keys)]
+    names += sorted({*keys[0], *keys[1]} - set(names))
+    result: list[StageDifference] = []
+    differing: set[str] = set()
+    for name in names:
+        ours, theirs = (found.get(name) for found in keys)
+        if ours is None or theirs is None:
+            result.append(StageDifference(name, "only in the second" if ours is None else "only in the first"))
+            continue
+        changes = _changes(ours, theirs)
+        causes = sorted({change.split(":")[0].removeprefix("inputs.") for change in changes} & differing)
+        own = [change for change in changes if change.split(":")[0].removeprefix("inputs.") not in differing]
+        if changes:
+            differing.add(name)
+        result.append(StageDifference(name, "differs" if changes else "same", tuple(own), tuple(causes)))
+    return result
+
+
+def _keys(run: Path) -> dict[str, dict[str, Any]]:
+    found = {path.parent.name: read_json(path) for path in sorted(run.glob(f"*/{STAGE_FILE}"))}
+    return {name: key for name, key in found.items() if isinstance(key, dict) and ".old-" not in name}
+
+
+def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    known = {"revision": 1}
+    return differences(known | ours, known | theirs)

@@ -1,0 +1,108 @@
+"""`brine store`: what the runs share, why two runs differ, and what can be deleted.
+
+brine store list                       stages, their sizes, and the runs that link to them
+brine store explain runs/a runs/b      the first cause of each difference
+brine store gc                         what nothing needs any more; --delete deletes it
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from brine.common.command_line import command, parse_subcommand
+from brine.common.formatting import file_size
+from brine.common.tables import print_plain_or_rich, table
+from brine.pipeline.run import STORE_FOLDER
+from brine.pipeline.shared_stages import delete, explain, list_stages, unneeded
+
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """Where runs and their store are."""
+
+    runs: Path = Path("runs")
+    """Folder that holds the run folders."""
+    store: Path | None = None
+    """The store, if not RUNS/.store."""
+
+    def root(self) -> Path:
+        """The store's folder. Raises ValueError where there is none."""
+        root = self.store or self.runs / STORE_FOLDER
+        if not root.is_dir():
+            raise ValueError(f"there is no store {root}: give --runs or --store, or train something first")
+        return root
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListStages(StoreOptions):
+    """List the stored stages, their sizes, and the runs that link to them."""
+
+    def run(self) -> None:
+        """Print a table and one JSON object."""
+        stages = list_stages(self.root(), self.runs)
+        rows = [
+            (stage.stage, stage.folder.name, file_size(stage.num_bytes), "" if stage.finished else "unfinished",
+             ", ".join(stage.runs) or "none")
+            for stage in stages
+        ]  # fmt: skip
+        print_plain_or_rich(table(("stage", "folder", "size", "state", "links"), rows))
+        print(json.dumps({"stages": len(stages), "bytes": sum(stage.num_bytes for stage in stages)}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainRuns:
+    """Say, stage by stage, whether two runs share it, and which setting, input or revision differs if not."""
+
+    first: Run
+    """A run folder."""
+    second: Run
+    """Another one."""
+
+    def run(self) -> None:
+        """Print a line for each difference and one JSON object. Raises ValueError for a folder that is not a run."""
+        found = explain(self.first, self.second)
+        for stage in found:
+            print(f"{stage.stage:<16}{stage.state}")
+            for change in stage.changes:
+                print(f"{'':<16}  {change}")
+            if stage.caused_by and not stage.changes:
+                print(f"{'':<16}  because of {' and '.join(stage.caused_by)}")
+        print(json.dumps({stage.stage: stage.state for stage in found}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectGarbage(StoreOptions):
+    """Show the stored stages that no run links to and that nothing linked was made from. Only --delete deletes them."""
+
+    delete: bool = False
+    """Delete what is shown; without it nothing is changed."""
+    dry_run: bool = False
+    """Only show (the default)."""
+
+    def run(self) -> None:
+        """Print a table and one JSON object. Raises ValueError for --delete together with --dry-run."""
+        if self.delete and self.dry_run:
+            raise ValueError("--delete and --dry-run exclude each other: give one of the two")
+        stages = unneeded(self.root(), self.runs)
+        if stages:
+            rows = [(stage.stage, stage.folder.name, file_size(stage.num_bytes)) for stage in stages]
+            print_plain_or_rich(table(("stage", "folder", "size"), rows))
+        gone = [stage for stage in stages if delete(stage)] if self.delete else []
+        total = sum(stage.num_bytes for stage in stages)
+        if not stages:
+            print("every stored stage is needed by a run")
+        elif not self.delete:
+            print(f"{len(stages)} stages, {file_size(total)}, would be deleted: give --delete to do it")
+        print(json.dumps({"unneeded": len(stages), "bytes": total, "deleted": len(gone)}))
+
+
+COMMANDS = {"list": ListStages, "explain": ExplainRuns, "gc": CollectGarbage}
+main = command(partial(parse_subcommand, "store", COMMANDS))

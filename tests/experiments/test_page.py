@@ -1,0 +1,104 @@
+"""The page of an experiment: what it says about seeds, outcomes, failures and the anchor; nothing from outside."""
+
+import dataclasses
+import re
+
+import pytest
+
+from brine.evals.measurement import MeasureSpec
+from brine.experiments.page.charts import CostPoint, cost_chart, pareto_front
+from brine.experiments.page.records import PageData, ShownDifference, ShownSetting, ShownTrial
+from brine.experiments.page.render import render, write_page
+
+MEASURES = {
+    "bits_per_byte": MeasureSpec("bits_per_byte"),
+    "gain.image": MeasureSpec("gain.image", lower_is_better=False, one_minus=True),
+}
+
+
+def trials(level: float, *, flops: float = 1e12, **last) -> tuple[ShownTrial, ...]:
+    found = [
+        ShownTrial(
+            f"t{seed}", seed, values={"bits_per_byte": level + seed / 100, "gain.image": 0.2}, flops=flops, wall_s=40.0
+        )
+        for seed in range(3)
+    ]
+    return (*found[:2], dataclasses.replace(found[2], **last))
+
+
+BETTER = ShownDifference(-0.1, -0.15, -0.05, "better", 0.01, 3, 400, (-0.1, -0.12, -0.08))
+DATA = PageData(
+    name="filters_vs_none",
+    question="Do filters help at equal FLOPs?",
+    expects="bits per byte fall by 0.01 to 0.03",
+    primary="bits_per_byte",
+    measures=MEASURES,
+    base="none",
+    winner="near",
+    settings=(
+        ShownSetting("none", trials=trials(2.0)),
+        ShownSetting(
+            "near", ("corpus.filters: [] -> [near_duplicates]",), trials(1.9, flops=2e12),
+            {"bits_per_byte": BETTER, "gain.image": ShownDifference(-0.02, -0.05, 0.01, "undecided")},
+            {"bits_per_byte": BETTER},
+        ),
+        ShownSetting(
+            "<b>fast</b>", ("large.learning_rate: 0.004 -> 1",),
+            trials(3.0, state="diverged", message="diverged 4 times", values={}),
+            {"bits_per_byte": ShownDifference(0.9)},
+        ),
+    ),
+    suite="synth@1",
+    commit="0123abc",
+)  # fmt: skip
+
+
+def text_of(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_says_expectation_outcome_and_failures():
+    words = text_of(render(DATA))
+    assert "bits per byte fall by 0.01 to 0.03" in words and "better than the base" in words
+    assert "1 of 3 diverged" in words and "diverged 4 times" in words
+    assert "large.learning_rate: 0.004 -&gt; 1" in words and "synth@1" in words and "0123abc" in words
+
+
+def test_what_diverged_comes_last_however_good():
+    good = dataclasses.replace(DATA.settings[2], trials=trials(0.1, state="diverged"))
+    data = dataclasses.replace(DATA, settings=(good, *DATA.settings[:2]))
+    assert [setting.name for setting in data.ranked()] == ["near", "none", "<b>fast</b>"]
+
+
+def test_the_page_is_whole_escaped_and_offline(tmp_path):
+    page = write_page(tmp_path / "experiment.html", DATA).read_text()
+    assert "<b>fast" not in page and "&lt;b&gt;fast" in page
+    assert not re.search(r'(src|href)="(?!#|data:)', page) and "<script" not in page
+    assert page == render(DATA)
+
+
+def test_one_seed_has_a_value_and_no_whisker():
+    single = ShownDifference(-0.1, outcome="no verdict", num_seeds=1, seeds=(-0.1,))
+    setting = dataclasses.replace(DATA.settings[1], differences={"bits_per_byte": single}, confirmed={})
+    page = render(dataclasses.replace(DATA, settings=(DATA.settings[0], setting), winner=None))
+    forest = page[page.index('id="forest"') : page.index('id="cost"')]
+    assert "no verdict" in text_of(page) and 'class="whisker"' not in forest and 'class="dot"' in forest
+
+
+@pytest.mark.parametrize(("outcome", "warned"), [("worse", True), ("better", True), ("undecided", False)])
+def test_an_anchor_that_moved_is_a_warning(outcome, warned):
+    anchor = {
+        "new - anchor": BETTER,
+        "anchor - former": ShownDifference(0.1, 0.0, 0.2, outcome),
+        "new - former": BETTER,
+    }
+    words = text_of(render(dataclasses.replace(DATA, anchor=anchor)))
+    assert ("older tables do not compare" in words) == warned
+
+
+def test_pareto_front():
+    points = [(1.0, 5.0), (2.0, 4.0), (3.0, 4.5), (2.0, 3.0), (4.0, 3.0)]
+    assert pareto_front(points, lower_is_better=True) == [0, 3]
+    assert pareto_front(points, lower_is_better=False) == [0]
+    assert cost_chart("t", [], x_label="x", y_label="y") == ""
+    assert "none beats a" in cost_chart("t", [CostPoint("a", 1.0, 1.0)], x_label="x", y_label="y")

@@ -1,0 +1,185 @@
+"""A plan is frozen once, with whole recipes, absolute paths, and the code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from brine.common.files import read_json
+from brine.experiments.cli import main
+from brine.experiments.experiment import Budget, Grid, Listed, Seeds
+from brine.experiments.planning import snapshot
+from brine.experiments.planning.freeze import find_experiment
+from brine.experiments.planning.plan import load_plan
+from brine.experiments.planning.settings import recipe_digest, recipe_of
+from tests.experiments.tiny import finish_trial, write_experiment
+from tests.paths import ROOT
+
+
+def test_a_plan_holds_every_trial_as_a_whole_recipe(make_plan, source):
+    plan = make_plan(seeds=Seeds((0, 2), confirm=(9,)))
+    assert [trial.name for trial in plan.trials] == ["01-seed0", "01-seed2", "02-seed0", "02-seed2"]
+    for trial in plan.trials:
+        recipe = recipe_of(trial.recipe)
+        assert (recipe.name, recipe.runtime.num_threads, recipe.seed) == (trial.name, 1, 1000 * trial.seed)
+        assert recipe_digest(recipe) == trial.digest and recipe.corpus.manifest.is_absolute()
+        assert trial.resources["cores"] == 1 and 0.75 < trial.resources["memory_gib"] < 2
+    assert plan.settings["02"]["label"] == "learning_rate=0.006" and plan.reference == "01"
+    assert json.loads((plan.folder / "plan.json").read_text())["expects"] == "bits per byte fall a little"
+
+
+def test_an_equal_plan_is_kept_and_another_refused(make_plan):
+    plan = make_plan()
+    before = {path: path.read_bytes() for path in plan.folder.iterdir() if path.is_file()}
+    assert make_plan() == plan
+    for changes, named in (
+        ({"seeds": Seeds((0, 1))}, "seeds.screen"),
+        ({"axes": Grid({"large.learning_rate": [3e-3, 7e-3]})}, "trial 02-seed0: other settings"),
+        ({"expects": "nothing"}, "expects"),
+        ({"budget": Budget(large_steps=5)}, "budget"),
+    ):
+        with pytest.raises(ValueError, match="give it a new name"):
+            make_plan(**changes)
+        with pytest.raises(ValueError, match=named):
+            make_plan(**changes)
+    assert before == {path: path.read_bytes() for path in plan.folder.iterdir() if path.is_file()}
+    make_plan("other", seeds=Seeds((0, 1)))
+
+
+def test_appended_trials_are_kept_and_a_cut_line_is_dropped(make_plan):
+    plan = make_plan()
+    more = [plan.trials[0].__class__(**{**vars(plan.trials[0]), "name": "01-seed7", "phase": "confirm"})]
+    assert [trial.name for trial in plan.append(more).append(more).trials][2:] == ["01-seed7"]
+    with open(plan.folder / "trials.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"name": "cut')
+    assert load_plan(plan.folder).trials[2].phase == "confirm"
+    # the frozen plan is still equal
+    assert len(make_plan().trials) == 3
+    lines = (plan.folder / "trials.jsonl").read_text().splitlines()
+    (plan.folder / "trials.jsonl").write_text(lines[0] + "\n")
+    with pytest.raises(ValueError, match="lacks trials"):
+        load_plan(plan.folder)
+
+
+def test_the_last_batch_is_the_anchor(make_plan):
+    with pytest.raises(ValueError, match="no other experiment"):
+        make_plan("new", anchor="last")
+    old = make_plan("old", seeds=Seeds((0, 1)))
+    for trial in old.trials:
+        finish_trial(old, trial, {"bits_per_byte": [2.0 if trial.setting == "02" else 3.0]})
+    (old.folder / "table.json").write_text(json.dumps({"winner": {"setting": "02"}}))
+    new = make_plan("new", anchor="last", seeds=Seeds((0, 3)), axes=Listed([{"large.grad_clip": 0.5}]))
+    assert new.head["anchor"]["source"] == "old/02"
+    names = [trial.name for trial in new.trials]
+    assert names == ["01-seed0", "01-seed3", "anchor-seed0", "anchor-seed3", "former-seed0"]
+    anchor, former = new.trial("anchor-seed0"), new.trial("former-seed0")
+    assert recipe_of(anchor.recipe).large.learning_rate == 6e-3 and not anchor.measured_run
+    assert former.measured_run == str(old.trial_folder("02-seed0"))
+    # a batch that came later does not move it
+    later = make_plan("later")
+    (later.folder / "table.json").write_text(json.dumps({"winner": {"setting": "01"}}))
+    assert make_plan("new", anchor="last", seeds=Seeds((0, 3)), axes=Listed([{"large.grad_clip": 0.5}])) == new
+    with pytest.raises(ValueError, match="no setting '07'"):
+        make_plan("newer", anchor="old/07")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("axes=Grid({'large.lr': [1, 2]})", "no such field"),
+        ("axes=Grid({'evals.seed': [1, 2]})", "evals.seed is no axis"),
+        ("axes=Grid({'large.log_every': [1, 2]})", "has no effect"),
+        ("suite='nowhere@1'", "nowhere@1"),
+        ("anchor='nowhere'", "has no plan.json"),
+        ("seeds=Seeds(())", "give at least one seed"),
+        ("question=3", "question = 3"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_builds_nothing(more, message, source, tmp_path, capsys):
+    path = write_experiment(tmp_path / "wrong.py", source, more=more)
+    for verb in ("plan", "run"):
+        assert main([verb, str(path), "--runs", str(tmp_path / "runs")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_wrong_command_lines_say_what_to_do(tmp_path, capsys, source):
+    path = write_experiment(tmp_path / "right.py", source)
+    runs = ["--runs", str(tmp_path / "runs")]
+    for argv, message in (
+        (["plot", "x"], "no verb 'plot'"),
+        (["plan", "nowhere.py", *runs], "does not exist"),
+        (["plan", "unknown", *runs], "unknown experiment 'unknown'"),
+        (["status", "unknown", *runs], "has no plan.json"),
+        (["run", str(path), "--workers", "0", *runs], "--workers 0"),
+        (["run", str(path), "--engine", "kubernetes", *runs], "'kubernetes' is unknown"),
+        (["run", str(path), "--tracker", "paper", *runs], "'paper' is unknown"),
+        (["run", str(path), "--engine", "slurm", "--slurm", "account", *runs], "give name=value"),
+        (["plan", str(path), "--threads", "0", *runs], "--threads 0"),
+        (["plan", str(path), "--name", "a/b", *runs], "no name for an experiment"),
+    ):
+        assert main(argv) == 2, argv
+        assert message in capsys.readouterr().err, argv
+    assert main(["--help"]) == 0 and "retry" in capsys.readouterr().out
+
+
+def test_an_experiment_is_found_by_its_file(tmp_path, source):
+    name, found = find_experiment(str(write_experiment(tmp_path / "rates.py", source)))
+    assert name == "rates" and found.question == "Is a higher rate better?"
+    (tmp_path / "number.py").write_text("def number():\n    return 3\n")
+    with pytest.raises(ValueError, match="an experiment's function returns an Experiment"):
+        find_experiment(str(tmp_path / "number.py"))
+
+
+def test_explain_names_the_fields(make_plan, capsys):
+    plan = make_plan(seeds=Seeds((0, 1)))
+    runs = ["--runs", str(plan.folder.parent)]
+    assert main(["explain", "tiny", *runs]) == 0
+    assert "01 -> 02\n  large.learning_rate: 0.003 -> 0.006" in capsys.readouterr().out
+    assert main(["explain", "tiny", "01-seed0", "01-seed1", *runs]) == 0
+    said = capsys.readouterr().out
+    assert "large.seed: 2 -> 1002" in said and "seed: 0 -> 1000" in said
+    assert main(["explain", "tiny", "01", *runs]) == 2
+
+
+def test_the_snapshot_is_the_running_code_with_changes(tmp_path, monkeypatch):
+    """A checkout in git: tracked files as they are now, untracked ones, no ignored or deleted ones."""
+    root = tmp_path / "checkout"
+    files = {"train.py": "", "pyproject.toml": "", "common/a.py": "old", "common/gone.py": "", "tests/test.py": "",
+             ".gitignore": "runs/\n*.log\n"}  # fmt: skip
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True, timeout=60)
+    (root / "common/a.py").write_text("new")
+    (root / "common/gone.py").unlink()
+    for name in ("common/b.py", "runs/x/plan.json", "x.log"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("more")
+    monkeypatch.setattr(snapshot, "IMPORT_FOLDER", str(root))
+    found = snapshot.take_snapshot(tmp_path / "experiment")
+    code = tmp_path / "experiment" / "code"
+    names = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
+    assert names == {"COMMIT", "train.py", "pyproject.toml", ".gitignore", "common/a.py", "common/b.py"}
+    assert (code / "common/a.py").read_text() == "new"
+    assert found["files"] == 6 and snapshot.take_snapshot(tmp_path / "experiment") == found
+    (code / "common/a.py").write_text("newer")
+    assert snapshot.take_snapshot(tmp_path / "experiment")["digest"] != found["digest"]
+
+
+@pytest.mark.slow
+def test_a_process_imports_the_snapshot_whatever_lies_elsewhere(tmp_path):
+    snapshot.take_snapshot(tmp_path)
+    (tmp_path / "code" / "brine" / "__init__.py").open("a").write("\nMARK = 'snapshot'\n")
+    code = "import brine, brine.common.files, brine.experiments.planning.plan as p; print(brine.MARK, p.__file__)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'code'}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                          timeout=120)  # fmt: skip
+    mark, path = done.stdout.split()
+    assert mark == "snapshot" and Path(path).is_relative_to(tmp_path / "code"), done.stderr
+    assert read_json(tmp_path / "plan.json") is None
