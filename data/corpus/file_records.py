@@ -84,7 +84,7 @@ class StampedFile(NamedTuple):
 class FileHasher:
     """Hashes stamped files below `root` in threads, each once while it is remembered. Use it as a context manager."""
 
-    def __init__(self, root: Path, *, max_file_mib: float):
+    def __init__(self, root: Path | MediaRoots, *, max_file_mib: float):
         self.root, self.max_file_mib = root, max_file_mib
         self._known: OrderedDict[tuple[str, StampedFile], FileRecord] = OrderedDict()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="hash")

@@ -188,7 +188,7 @@ def test_a_tokenizer_that_cannot_be_is_refused_before_anything_is_made(sources, 
         (tmp_path / "tokenizer.json", "corpus.tokenizer: .*not a tokenizer.json"),
         (tmp_path / "gone", "corpus.tokenizer: .*gone does not exist"),
         (tmp_path / "wiki", "corpus.tokenizer: .*wiki holds no finished model"),
-        ("champion", "corpus.tokenizer: 'champion' is a model of a registry, and this command has none"),
+        ("champion", "corpus.tokenizer: 'champion' is no path and no model of the registry runs/registry"),
     ):
         with pytest.raises(ValueError, match=said) as error:
             train.run_pipeline(asked(manifest=manifest, tokenizer=str(named)), runs=runs)

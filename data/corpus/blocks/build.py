@@ -32,6 +32,7 @@ from brine.data.corpus.blocks.finished import BlockMerger
 from brine.data.corpus.blocks.items import Block, write_blocks
 from brine.data.corpus.file_records import FileRecorder
 from brine.data.corpus.shards import ShardWriter
+from brine.data.files.roots import root_to_json
 from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import Tokenizer
 
@@ -69,7 +70,7 @@ class BlockBuild:
         tokenizer.save(tokenizer_path(folder))
         self.job = BlockJob(
             folder=str(self.folder),
-            root=str(source.root),
+            root=root_to_json(source.root),
             number=-1,
             items_sha256="",
             encode=config.to_dict(),

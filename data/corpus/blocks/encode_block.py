@@ -31,6 +31,7 @@ from brine.data.config import EncodeConfig
 from brine.data.corpus.blocks.items import read_items
 from brine.data.corpus.file_records import FileHasher
 from brine.data.corpus.shards import ShardWriter
+from brine.data.files.roots import root_from_json
 from brine.data.media.pool import DecodePool
 from brine.data.tokenizer import Tokenizer
 
@@ -49,8 +50,8 @@ class BlockJob:
 
     folder: str
     """The corpus that is built, on a file system that driver and workers share."""
-    root: str
-    """Folder that media paths are relative to."""
+    root: str | dict[str, str]
+    """Folder that media paths are relative to, or one for each of several sources."""
     number: int
     items_sha256: str
     encode: dict
@@ -101,7 +102,8 @@ def encode_block(job: BlockJob) -> dict:
     """
     folder, host = Path(job.folder), socket.gethostname()
     final, ran = block_path(folder, job.number), {"executable": sys.executable, "host": host}
-    for path in (folder / "blocks", Path(job.root)):
+    root = root_from_json(job.root)
+    for path in (folder / "blocks", root):
         if not path.is_dir():
             raise BlockError(f"node {host} does not see {path}: keep source and corpus on a disk that all nodes share")
     if unlike := [name for name, version in job.environment.items() if environment().get(name) != version]:
@@ -139,10 +141,10 @@ def _encode(job: BlockJob, attempt: Path) -> list[str]:
         attempt, keep_media=job.keep_media, shard_bytes=job.shard_bytes, shard_documents=job.shard_documents
     )
     pending: deque[dict] = deque()
-    tokenizer, told = Tokenizer.load(tokenizer_path(folder)), 0.0
+    tokenizer, told, root = Tokenizer.load(tokenizer_path(folder)), 0.0, root_from_json(job.root)
     with (
-        FileHasher(Path(job.root), max_file_mib=config.max_file_mib) as hasher,
-        DecodePool(root=job.root, tokenizer=tokenizer, config=config, num_servers=job.num_decoders) as pool,
+        FileHasher(root, max_file_mib=config.max_file_mib) as hasher,
+        DecodePool(root=root, tokenizer=tokenizer, config=config, num_servers=job.num_decoders) as pool,
     ):
 
         def items():

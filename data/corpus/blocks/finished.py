@@ -13,6 +13,7 @@ from brine.common.files import file_digest, read_json
 from brine.data.corpus.blocks.encode_block import BLOCK_FILE, block_path, items_path, progress_path
 from brine.data.corpus.file_records import find_changed_files
 from brine.data.corpus.shards import drop_shards, shard_path
+from brine.data.files.roots import MediaRoots
 
 
 class BlockMerger:
@@ -63,7 +64,7 @@ class BlockMerger:
             path.unlink(missing_ok=True)
         return True
 
-    def keep_usable(self, root: Path, *, max_file_mib: float) -> set[int]:
+    def keep_usable(self, root: Path | MediaRoots, *, max_file_mib: float) -> set[int]:
         """Numbers of blocks that an earlier build finished, whole to the byte and of unchanged files; others go."""
         kept = set()
         for folder in sorted((self.folder / "blocks").glob("[0-9]" * 5)):
