@@ -15,9 +15,9 @@ import torch
 
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.processes import TrainingInterrupted
-from brine.pipeline.pinned import pin
+from brine.pipeline.inputs.pinned import pin
+from brine.pipeline.inputs.sources import check_paths
 from brine.pipeline.run import run_pipeline
-from brine.pipeline.sources import check_paths
 from brine.planner.estimate_run import estimate_run
 from brine.planner.out_of_memory import explain_out_of_memory
 from brine.recipes.launch import LaunchConfig, parse

@@ -23,10 +23,10 @@ from brine.data.packing.plan import PackingPlan
 from brine.evals.loss import held_out_split
 from brine.evals.loss import require_targets as require_held_out_targets
 from brine.pipeline import corpus, evaluate_stage, train_stage
+from brine.pipeline.inputs.pinned import Pinned, ResolveModel, pin, registered_model
+from brine.pipeline.inputs.sources import encoded_settings
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
-from brine.pipeline.pinned import Pinned, ResolveModel, pin, registered_model
 from brine.pipeline.recipe import Recipe
-from brine.pipeline.sources import encoded_settings
 from brine.pipeline.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
 from brine.training.logging.metrics import require_sink

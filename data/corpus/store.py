@@ -25,15 +25,14 @@ from pathlib import Path
 import numpy as np
 
 from brine.common.files import read_json
-from brine.common.formatting import progress_bar
 from brine.data.config import EncodeConfig
 from brine.data.corpus.blocks.build import encode_blocks
 from brine.data.corpus.blocks.engine import BlockEngine
 from brine.data.corpus.blocks.finished import absorb_blocks
-from brine.data.corpus.file_records import FileRecorder, find_changed_files
-from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, shard_path, write_json
+from brine.data.corpus.file_records import find_changed_files
+from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, encode_here, shard_path, write_json
 from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
-from brine.data.document import MODALITIES, Document, Part, Quarantined, parse_document
+from brine.data.document import MODALITIES, Document, Part, parse_document
 from brine.data.files.addresses import check_relative
 from brine.data.files.roots import root_from_json, root_to_json
 from brine.data.formats.open import DocumentSource, open_source
@@ -165,7 +164,7 @@ def _encode(
     )
     if engine is None:
         with DecodePool(root=source.root, num_servers=num_workers, **shared) as pool:
-            _encode_here(writer, source, pool, progress=progress)
+            encode_here(writer, source, pool, progress=progress)
     tokenizer.save(build_folder / "tokenizer.json")
     counts = writer.finish()
     if not counts["documents"] and not counts["quarantined"]:
@@ -180,21 +179,6 @@ def _encode(
     meta |= {"encode": config.to_dict(), "build_s": round(time.monotonic() - began, 3)}
     meta["summary"] = source.summary_lines()
     write_json(build_folder / "meta.json", meta | counts)
-
-
-def _encode_here(writer: ShardWriter, source: DocumentSource, pool: DecodePool, *, progress: bool) -> None:
-    with FileRecorder(source, max_file_mib=pool.config.max_file_mib) as recorder:
-        results = progress_bar(
-            pool.encode(recorder.items(writer.items_done, writer.undecoded_ids())),
-            desc="encode", unit=" docs", smoothing=0.05,
-            initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
-        )  # fmt: skip
-        for result in results:
-            writer.note(recorder.take())
-            writer.add(result)
-            if not isinstance(result, Quarantined) and result.quarantined is not None:
-                source.uncount(result.document)
-        writer.close_shard()
 
 
 def _refuse_old_format(folder: Path, meta: dict) -> None:

@@ -17,7 +17,7 @@ from brine.data.formats.corpus_source import CorpusSource
 from brine.data.tokenizer import train_tokenizer
 from brine.pipeline import run as train
 from brine.pipeline import train_stage
-from brine.pipeline.pinned import load_tokenizer, tokenizer_digest
+from brine.pipeline.inputs.pinned import load_tokenizer, tokenizer_digest
 from brine.pipeline.recipe import CorpusConfig, Recipe
 from brine.pipeline.stage_backup import ProtectedStageError
 from brine.synth import SynthConfig
@@ -82,7 +82,7 @@ def test_a_run_over_two_sources(sources, tmp_path, caplog):
     assert corpus.consent_classes == {"wiki": "public", "own": "own"}
     assert {name: each["documents"] for name, each in count_sources(corpus).items()} == {"wiki": 16, "own": 16}
     begun = read_json(run / "encoded" / "stage.json")
-    assert begun["inputs"].keys() == {"source wiki", "source own"}
+    assert begun["inputs"].keys() == {"source wiki", "source own", "media"}
     settings = read_json(run / STAGE / "stage.json")["config"]
     assert settings["source_weights"] == {"wiki": 2.0} and "source_weights" not in begun["config"]
     assert str(tmp_path) not in json.dumps([begun, settings])
@@ -256,8 +256,9 @@ def test_a_kept_optimizer_and_a_resumed_continuation(sources, tmp_path, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(train_stage.Trainer, "_apply", fail)
-        train.run_pipeline(dataclasses.replace(new, name="killed"), runs=runs)
-    killed = train.run_pipeline(dataclasses.replace(new, name="killed"), runs=runs)
+        # elsewhere, or it would find the stage made
+        train.run_pipeline(new, runs=tmp_path / "killed")
+    killed = train.run_pipeline(new, runs=tmp_path / "killed")
     assert [line["event"] for line in read_jsonl(killed / STAGE / "events.jsonl")][:2] == ["started", "resumed"]
     assert final_bytes(killed / STAGE) == final_bytes(whole / STAGE)
 
