@@ -29,7 +29,7 @@ from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.inspect.check import default_decode_workers
 from brine.data.tokenizer import Tokenizer
-from brine.evals.compare import load_losses, summarize_losses
+from brine.evals.comparison.runs import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
@@ -78,7 +78,7 @@ def evaluate_on(
     ) as (corpus, notes):  # fmt: skip
         chosen = np.flatnonzero(corpus.split == SPLITS.index(config.split))
         require_targets(corpus, config.split, what=f"document of {data}")
-        num_trained_on, quarantined = _count_trained_on(run, corpus, chosen), corpus.quarantine()
+        seen, quarantined = seen_in_training(run, corpus, chosen), corpus.quarantine()
         results = evaluate(
             out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype,
             stages=tuple(models),
@@ -92,7 +92,7 @@ def evaluate_on(
         "quarantined": len(quarantined),
         "quarantine_reasons": quarantine_reasons(quarantined),
         "num_measured": len(losses[results["main_model"]].ids),
-        "num_trained_on": num_trained_on,
+        "num_trained_on": None if seen is None else int(seen.sum()),
         "main_model": results["main_model"],
         "models": {name: summarize_losses(found, config) for name, found in losses.items()},
         "media_gain": {
@@ -112,16 +112,22 @@ def _open_output_folder(out: Path, request: dict[str, str]) -> None:
     write_results(path, request)
 
 
-def _count_trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> int | None:
-    """How many of these documents the run was trained on, token for token; None where its corpus is missing."""
+def seen_in_training(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> np.ndarray | None:
+    """(n,) bool: documents that the run was trained on, token for token; None where its corpus is missing."""
     store = _training_corpus(run)
     if store is None:
         return None
-    trained = EncodedCorpus.open(store)
-    train = np.asarray(trained.split) == SPLITS.index("train")
-    seen = set(zip(trained.num_tokens[train].tolist(), trained.checksums[train].tolist(), strict=True))
-    given = zip(corpus.num_tokens[documents].tolist(), corpus.checksums[documents].tolist(), strict=True)
-    return sum(pair in seen for pair in given)
+    with closing(EncodedCorpus.open(store)) as trained:
+        train = np.asarray(trained.split) == SPLITS.index("train")
+        seen = _content_keys(trained)[train]
+    return np.isin(_content_keys(corpus)[documents], seen)
+
+
+def _content_keys(corpus: EncodedCorpus) -> np.ndarray:
+    """(num_documents,) uint64: number of tokens and checksum of each document."""
+    return (np.asarray(corpus.num_tokens).astype(np.uint64) << np.uint64(32)) | np.asarray(corpus.checksums).astype(
+        np.uint64
+    )
 
 
 def _training_corpus(run: Path) -> Path | None:
@@ -129,7 +135,7 @@ def _training_corpus(run: Path) -> Path | None:
 
     run: also a stage of it, or a model folder.
     """
-    # a stage may be a link out of the run
+    # a stage may be a link into a store, beside which there is no corpus
     for folder in (run.absolute(), *run.absolute().parents[:2]):
         trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
         done = read_object(folder.parent / "encoded" / "done")

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from brine.common.remote.object_store import is_url, url_of
 from brine.common.tables import print_plain_or_rich, sanitize
 from brine.data.cli.options import (
     BuildRequest,
@@ -25,6 +26,7 @@ from brine.data.corpus.excluded import ExclusionStats, cli_option
 from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import CorpusStats
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
+from brine.data.corpus.streamed import upload_corpus
 from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
 from brine.data.formats.convert import conversions
@@ -114,6 +116,8 @@ def build(request: BuildRequest) -> int:
     began = time.monotonic()
     if request.address is not None and request.engine != "ray":
         raise ValueError("--address is the address of a Ray cluster: also give --engine ray")
+    if request.out is not None and not is_url(request.out):
+        raise ValueError(f"--out {request.out} is the URL to upload to, such as s3://bucket/corpus")
     source = open_path(request)
     if request.tokenizer is not None:
         tokenizer = Tokenizer.load(request.tokenizer)
@@ -135,6 +139,9 @@ def build(request: BuildRequest) -> int:
     stats, vocab_size = CorpusStats.from_corpus(corpus), corpus.tokenizer.vocab_size
     _print_counts(f"{request.folder}: {vocab_size:,} ids, from {source.format}", stats, corpus.summary_lines)
     print(f"quarantine file: {request.folder / 'quarantine.jsonl'}")
+    if request.out is not None:
+        sent = upload_corpus(request.folder, request.out)
+        print(f"uploaded to {url_of(request.out)}: {sent.uploaded:,} new objects, {sent.uploaded_bytes:,} bytes")
     extra = {"format": source.format, "vocab_size": vocab_size, "fingerprint": corpus.fingerprint}
     print(json.dumps(stats.to_json() | extra | {"seconds": round(time.monotonic() - began, 3)}))
     return 0

@@ -36,7 +36,7 @@ class SourceOptions:
     """What `check`, `build` and `show` have in common."""
 
     path: tyro.conf.Positional[Path]
-    """A folder, tar, Parquet file or manifest."""
+    """A folder, tar, Parquet file or manifest, or its URL (s3://..., extra [remote])."""
     format: str | None = None
     """Format of PATH; detected if not given."""
     tokenizer: Path | None = None
@@ -104,7 +104,10 @@ class BuildRequest(SourceOptions):
     write the same bytes. --workers: decoders, blocks at a time, or decoders (CPUs) of each block."""
     address: str | None = None
     """Address of the Ray cluster ("auto", "host:port"); one of this machine alone is started if not given."""
-    shard_documents: tyro.conf.Suppress[int] = 4096
+    out: str | None = None
+    """Upload the finished corpus to this URL (s3://..., extra [remote])."""
+    shard_documents: Count = 4096
+    """Items of a block, after which a shard is closed."""
 
 
 @dataclass(frozen=True, kw_only=True)

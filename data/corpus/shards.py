@@ -19,11 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from brine.common.files import read_json, write_text
-from brine.common.formatting import progress_bar
-from brine.data.corpus.file_records import FileRecord, FileRecorder, save_file_records
+from brine.data.corpus.file_records import FileRecord, save_file_records
 from brine.data.document import MODALITIES, SPLITS, Quarantined
-from brine.data.formats.source import DocumentSource
-from brine.data.media.pool import DecodePool, EncodeResult
+from brine.data.media.pool import EncodeResult
 from brine.data.sequence import FIELDS
 
 _DOCUMENT_COLUMNS = {
@@ -190,22 +188,6 @@ class ShardWriter:
             start += len(values)
         joined.flush()
         return int(joined.sum(dtype=np.int64))
-
-
-def encode_here(writer: ShardWriter, source: DocumentSource, pool: DecodePool, *, progress: bool) -> None:
-    """Encode what is left of a source, in processes of this machine."""
-    with FileRecorder(source, max_file_mib=pool.config.max_file_mib) as recorder:
-        results = progress_bar(
-            pool.encode(recorder.items(writer.items_done, writer.undecoded_ids())),
-            desc="encode", unit=" docs", smoothing=0.05,
-            initial=writer.items_done, total=source.num_documents_hint, quiet=not progress,
-        )  # fmt: skip
-        for result in results:
-            writer.note(recorder.take())
-            writer.add(result)
-            if not isinstance(result, Quarantined) and result.quarantined is not None:
-                source.uncount(result.document)
-        writer.close_shard()
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from brine.common.files import read_json
+from brine.common.remote.object_store import RemoteError, is_url
 from brine.data.config import EncodeConfig
-from brine.data.corpus.blocks.build import encode_blocks
 from brine.data.corpus.blocks.engine import BlockEngine
-from brine.data.corpus.blocks.finished import absorb_blocks
 from brine.data.corpus.file_records import find_changed_files
-from brine.data.corpus.shards import INDEX, ShardWriter, drop_shards, encode_here, shard_path, write_json
+from brine.data.corpus.fill_shards import fill_shards
+from brine.data.corpus.shards import INDEX, drop_shards, shard_path, write_json
+from brine.data.corpus.streamed import StreamedShards, has_corpus, local_corpus
 from brine.data.corpus.swap import build_lock, init_build_folder, link_shards, rebuild_path, recover_swap, swap_in
 from brine.data.document import MODALITIES, Document, Part, parse_document
 from brine.data.files.addresses import check_relative
@@ -59,7 +60,9 @@ class CorruptDocumentError(ValueError):
 
 
 def is_corpus(path: str | Path) -> bool:
-    """Whether a path is a folder that `build_corpus` wrote, or began."""
+    """Whether a path is a folder that `build_corpus` wrote, or began, or a URL of a finished one."""
+    if is_url(path):
+        return has_corpus(path)
     path = Path(path)
     return ((path / "index").is_dir() and (path / "meta.json").is_file()) or (path / "building.json").is_file()
 
@@ -150,23 +153,10 @@ def _encode(
     num_workers: int,
     progress: bool,
 ) -> None:
-    began, shared = time.monotonic(), {"tokenizer": tokenizer, "config": config}
-    (build_folder / "shards").mkdir(exist_ok=True)
-    if engine is None:
-        absorb_blocks(build_folder, block_items=identity["shard_documents"])
-    else:
-        encode_blocks(build_folder, source, identity=identity, engine=engine, progress=progress, **shared)
-    writer = ShardWriter(
-        build_folder,
-        keep_media=identity["keep_media"],
-        shard_bytes=int(identity["shard_mib"] * 2**20),
-        shard_documents=identity["shard_documents"],
-    )
-    if engine is None:
-        with DecodePool(root=source.root, num_servers=num_workers, **shared) as pool:
-            encode_here(writer, source, pool, progress=progress)
+    began = time.monotonic()
+    options = {"engine": engine, "num_workers": num_workers, "progress": progress}
+    counts = fill_shards(build_folder, source, identity=identity, tokenizer=tokenizer, config=config, **options)
     tokenizer.save(build_folder / "tokenizer.json")
-    counts = writer.finish()
     if not counts["documents"] and not counts["quarantined"]:
         raise CorpusError("; ".join([f"{source.path} holds no document", *source.summary_lines()]))
     if not counts["documents"]:
@@ -205,7 +195,7 @@ class EncodedCorpus:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = local_corpus(folder)
         self.meta = read_json(self.folder / "meta.json") or {}
         if "identity" not in self.meta:
             stage = (self.folder / "store" / "meta.json").is_file()
@@ -231,6 +221,7 @@ class EncodedCorpus:
         self.num_tokens = self._index["num_tokens"]
         self.num_media = {name: self._index[f"num_{name}"] for name in MODALITIES}
         self._shards: dict[tuple[int, str], np.ndarray] = {}
+        self._streamed = StreamedShards.of(self.folder)
 
     def _load_column(self, name: str) -> np.ndarray:
         path = self.folder / "index" / f"{name}.npy"
@@ -301,8 +292,12 @@ class EncodedCorpus:
         shard = int(self._index["shard"][number])
         if (shard, name) not in self._shards:
             path = shard_path(self.folder, shard) / f"{name}.npy"
+            if self._streamed is not None:
+                return self._part(number, name, self._streamed.array(path))
             self._shards[shard, name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        array = self._shards[shard, name]
+        return self._part(number, name, self._shards[shard, name])
+
+    def _part(self, number: int, name: str, array: np.ndarray) -> np.ndarray:
         start = int(self._index[f"start_{name}"][number])
         count = int(self._index[f"num_{name}" if name in MODALITIES else "num_tokens"][number])
         if start + count > len(array):
@@ -321,6 +316,9 @@ class EncodedCorpus:
             raise CorpusError(f"corpus {self.folder} was built without media: open it with DecodingCorpus")
         try:
             sequence = EncodedDocument(**{name: np.asarray(self._field(number, name)) for name in FIELDS}).validate()
+        # a store that does not answer must not cost documents
+        except RemoteError:
+            raise
         except (OSError, ValueError) as error:
             raise CorruptDocumentError(f"document {number} of {self.folder} cannot be read: {error}") from None
         self._check(number, sequence.crc32())
@@ -344,6 +342,8 @@ class EncodedCorpus:
 
     def close(self) -> None:
         self._shards.clear()
+        if self._streamed is not None:
+            self._streamed.close()
 
 
 class DecodingCorpus(EncodedCorpus):

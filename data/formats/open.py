@@ -16,6 +16,8 @@ from pathlib import Path
 
 from brine.common.files import file_digest
 from brine.common.plugins import load_plugin, plugins
+from brine.common.remote.mirror import mirror
+from brine.common.remote.object_store import is_url
 from brine.data.document import DocumentError
 from brine.data.files.addresses import tagged, untagged
 from brine.data.files.compressed import compressed_hint, detect_compression, unpack_hint
@@ -54,10 +56,12 @@ _FOLDER_READERS = {
 def open_source(
     path: str | Path, *, format: str | None = None, max_line_mib: float = 16.0, max_file_mib: float = 256.0
 ) -> DocumentSource:
-    """The documents at a path: a folder, a .jsonl or .json file, a .tar, a .parquet, or a saved dataset's folder.
+    """The documents at a path: a folder, a .jsonl or .json file, a .tar, a .parquet, or a saved dataset's folder; or at
+    a URL, of which a copy is kept on this machine (`brine.common.remote.mirror`).
 
     Raises ValueError, with the formats there are, when nothing at the path can be read as one of them.
     """
+    path = mirror(path) if is_url(path) else path
     given, path, limits = path, Path(path).expanduser(), ReadLimits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
         others = plugins("brine.formats")

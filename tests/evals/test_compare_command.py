@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from brine.evals.cli import compare, report
-from brine.evals.compare import load_losses
+from brine.evals.comparison.runs import load_losses
 from brine.evals.config import ratio_interval
 from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.needle.run import main as needle

@@ -51,7 +51,7 @@ class BlockJob:
     folder: str
     """The corpus that is built, on a file system that driver and workers share."""
     root: str | dict[str, str]
-    """Folder that media paths are relative to, or one for each of several sources."""
+    """Folder that media paths are relative to, or one for each source (`root_to_json`)."""
     number: int
     items_sha256: str
     encode: dict
@@ -102,8 +102,7 @@ def encode_block(job: BlockJob) -> dict:
     """
     folder, host = Path(job.folder), socket.gethostname()
     final, ran = block_path(folder, job.number), {"executable": sys.executable, "host": host}
-    root = root_from_json(job.root)
-    for path in (folder / "blocks", root):
+    for path in (folder / "blocks", root_from_json(job.root)):
         if not path.is_dir():
             raise BlockError(f"node {host} does not see {path}: keep source and corpus on a disk that all nodes share")
     if unlike := [name for name, version in job.environment.items() if environment().get(name) != version]:
@@ -136,12 +135,12 @@ def encode_block(job: BlockJob) -> dict:
 
 def _encode(job: BlockJob, attempt: Path) -> list[str]:
     """Write the shards below `attempt`; returns the ids of documents that could not be decoded."""
-    folder, config = Path(job.folder), EncodeConfig.from_dict(job.encode)
+    folder, root, config = Path(job.folder), root_from_json(job.root), EncodeConfig.from_dict(job.encode)
     writer = ShardWriter(
         attempt, keep_media=job.keep_media, shard_bytes=job.shard_bytes, shard_documents=job.shard_documents
     )
     pending: deque[dict] = deque()
-    tokenizer, told, root = Tokenizer.load(tokenizer_path(folder)), 0.0, root_from_json(job.root)
+    tokenizer, told = Tokenizer.load(tokenizer_path(folder)), 0.0
     with (
         FileHasher(root, max_file_mib=config.max_file_mib) as hasher,
         DecodePool(root=root, tokenizer=tokenizer, config=config, num_servers=job.num_decoders) as pool,
