@@ -17,11 +17,12 @@ PREVIEW_CHARS = 120
 
 
 def summarize(measured: Mapping[str, Measurement], config: EvalConfig) -> dict[str, dict[str, Any]]:
-    """{measure: {"value", "low", "high", "num_documents", "unit"}}, with the present intervals over cases."""
+    """{measure: {"value", "low", "high", "num_cases", "unit"}}, with the present intervals over cases."""
     found = {}
     for name, each in measured.items():
         interval = config.interval(each.numerator, each.denominator, one_minus=each.spec.one_minus)
-        found[name] = interval.to_dict() | {"value": each.value, "unit": each.spec.unit}
+        ends = {"value": each.value, "low": interval.low, "high": interval.high}
+        found[name] = ends | {"num_cases": len(each), "unit": each.spec.unit}
     return found
 
 
@@ -31,7 +32,7 @@ def format_result(suite: Suite, result: SuiteResult, summaries: Mapping[str, Map
              f"{result.info['precision']} on {result.info['machine']}"]  # fmt: skip
     for part, measured in summaries.items():
         rows = [
-            (sanitize(name, 80), entry["num_documents"], format_interval(entry, "value", "z.4f"), entry["unit"], role)
+            (sanitize(name, 80), entry["num_cases"], format_interval(entry, "value", "z.4f"), entry["unit"], role)
             for name, entry in measured.items()
             for role in ["primary" if name == suite.primary else "guard" if name in suite.guards else ""]
         ]

@@ -59,6 +59,8 @@ class SuiteConfig:
     """Folder of code that contexts are made of; the standard library if not given."""
     timing: bool = True
     """Whether latency and memory are measured."""
+    max_level: int | None = None
+    """Highest level of documents that are taken; all if not given."""
     all_splits: bool = False
     """Take documents of the training split too, for a source that no run is trained on."""
     primary: str = "bits_per_byte"
@@ -114,6 +116,10 @@ def make_suite(
         open_case_source(path, splits=splits, max_file_mib=config.max_media_mib, format=format) for path in sources
     ]
     found = find_candidates(opened, max_media_mib=config.max_media_mib, max_text_bytes=config.max_case_tokens)
+    if config.max_level is not None:
+        for name in [name for name, each in found.by_id.items() if each.case.level > config.max_level]:
+            found.skipped[f"a level above {config.max_level}"] += 1
+            del found.by_id[name]
     choices = choose_candidates(
         found, per_cell=config.per_cell, seed=config.seed, max_tokens=config.max_case_tokens,
         workers=workers or default_decode_workers(), like=_highest_ranks(like),

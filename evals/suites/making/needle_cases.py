@@ -6,7 +6,6 @@ patch size reads the same content in fewer or more tokens; the measure keeps the
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from brine.common.files import file_digest
@@ -44,26 +43,26 @@ def make_needle_cases(
     check_dependencies(modalities)
     files, _ = read_source(source)
     hashes: dict[str, str] = {}
-    with ExitStack() as stack:
-        builder = stack.enter_context(
-            HaystackBuilder(files, tokenizer=byte_tokenizer(), config=EncodeConfig(), seed=seed)
-        )
+    with HaystackBuilder(files, tokenizer=byte_tokenizer(), config=EncodeConfig(), seed=seed) as builder:
         for length in lengths:
             for modality in modalities:
-                title = f"needles of {modality}, {length:,} tokens"
-                bar = stack.enter_context(progress_bar(total=contexts * len(PARTS), desc=title, leave=False))
-                left = dict.fromkeys(PARTS, contexts)
-                for number in range(contexts * len(PARTS) * MAX_TRIES):
-                    if not any(left.values()):
-                        break
-                    case, files_of_case = _needle_case(builder, hashes, modality, length, number, needles)
-                    if left[case.part]:
-                        left[case.part] -= 1
-                        bar.update(1)
-                        for name, file in files_of_case.items():
-                            if not (media / name).exists():
-                                shutil.copyfile(file, media / name)
-                        yield case
+                title, left = f"needles of {modality}, {length:,} tokens", dict.fromkeys(PARTS, contexts)
+                with progress_bar(total=contexts * len(PARTS), desc=title, unit="context", leave=False) as bar:
+                    for number in range(contexts * len(PARTS) * MAX_TRIES):
+                        if not any(left.values()):
+                            break
+                        case, files_of_case = _needle_case(builder, hashes, modality, length, number, needles)
+                        if left[case.part]:
+                            left[case.part] -= 1
+                            bar.update(1)
+                            _copy(files_of_case, media)
+                            yield case
+
+
+def _copy(files: dict[str, Path], media: Path) -> None:
+    for name, file in files.items():
+        if not (media / name).exists():
+            shutil.copyfile(file, media / name)
 
 
 def _needle_case(
