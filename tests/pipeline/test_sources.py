@@ -48,7 +48,7 @@ def pages(folder: Path, topic: str, *, count: int = 16) -> Path:
 def nothing_but_training(monkeypatch, caplog):
     """Nothing is evaluated, and nothing decodes in a process of its own."""
     monkeypatch.setattr(train.evaluate_stage, "report", lambda run: None)
-    monkeypatch.setattr("brine.data.corpus.store.DecodePool", Here)
+    monkeypatch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
     caplog.set_level(logging.INFO, logger="brine")
 
 
