@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from brine.common.content_store import ContentStore
 from brine.common.files import finite, read_jsonl
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
@@ -184,14 +185,16 @@ def measure_sides(
 ) -> tuple[list[list[dict[str, Measurement]]], str]:
     """(what a suite's part measures of each run of each side, the suite's primary measure). compute: device and dtype,
     as `measure_on_suite` takes them."""
-    from brine.evals.suites.measure import measure_on_suite
+    from brine.evals.suites.measure import default_cache, measure_on_suite
     from brine.evals.suites.suite import Suite
 
     opened = Suite.open(suite)
-    measured = [
-        [measure_on_suite(run, opened, model=model, part=(part,), **compute)[part] for run in runs]
-        for runs, model in zip(sides, models, strict=True)
-    ]
+
+    def measure(run: Path, model: str | None) -> dict[str, Measurement]:
+        cache = ContentStore(default_cache(run))
+        return measure_on_suite(run, opened, model=model, part=(part,), cache=cache, **compute)[part]
+
+    measured = [[measure(run, model) for run in runs] for runs, model in zip(sides, models, strict=True)]
     return measured, opened.primary
 
 
