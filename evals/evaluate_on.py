@@ -33,7 +33,8 @@ from brine.evals.comparison.runs import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
-from brine.evals.run_files import format_interval, main_model, read_object, write_page, write_results
+from brine.evals.run_files import format_interval, main_model, write_page, write_results
+from brine.evals.suites.training_overlap import seen_in_training
 from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
 NOTES_FILE = "reader_notes.json"
@@ -110,42 +111,6 @@ def _open_output_folder(out: Path, request: dict[str, str]) -> None:
         raise ValueError(f"{out} already holds something else, which is not replaced: give a new folder as --out")
     out.mkdir(parents=True, exist_ok=True)
     write_results(path, request)
-
-
-def seen_in_training(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> np.ndarray | None:
-    """(n,) bool: documents that the run was trained on, token for token; None where its corpus is missing."""
-    store = _training_corpus(run)
-    if store is None:
-        return None
-    with closing(EncodedCorpus.open(store)) as trained:
-        train = np.asarray(trained.split) == SPLITS.index("train")
-        seen = _content_keys(trained)[train]
-    return np.isin(_content_keys(corpus)[documents], seen)
-
-
-def _content_keys(corpus: EncodedCorpus) -> np.ndarray:
-    """(num_documents,) uint64: number of tokens and checksum of each document."""
-    return (np.asarray(corpus.num_tokens).astype(np.uint64) << np.uint64(32)) | np.asarray(corpus.checksums).astype(
-        np.uint64
-    )
-
-
-def _training_corpus(run: Path) -> Path | None:
-    """The corpus that a run was trained on, built by it or given; None where it is missing or another has replaced it.
-
-    run: also a stage of it, or a model folder.
-    """
-    # a stage may be a link into a store, beside which there is no corpus
-    for folder in (run.absolute(), *run.absolute().parents[:2]):
-        trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
-        done = read_object(folder.parent / "encoded" / "done")
-        if trained_digest and done and done.get("digest") != trained_digest:
-            return None
-        given = (read_object(folder / "recipe.json").get("corpus") or {}).get("manifest")
-        for store in (folder / "encoded" / "store", *([Path(given)] if isinstance(given, str) else [])):
-            if is_corpus(store):
-                return store
-    return None
 
 
 @contextmanager

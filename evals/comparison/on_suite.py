@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from brine.common.content_store import ContentStore
 from brine.evals.measurement import Measurement
-from brine.evals.suites.measure import measure_on_suite
+from brine.evals.suites.measure import default_cache, measure_on_suite
 from brine.evals.suites.suite import Suite
 
 
@@ -15,8 +16,10 @@ def measure_sides(
     """(what a suite's part measures of each run of each side, the suite's primary measure). compute: device and dtype,
     as `measure_on_suite` takes them."""
     opened = Suite.open(suite)
-    measured = [
-        [measure_on_suite(run, opened, model=model, part=(part,), **compute)[part] for run in runs]
-        for runs, model in zip(sides, models, strict=True)
-    ]
+
+    def measure(run: Path, model: str | None) -> dict[str, Measurement]:
+        cache = ContentStore(default_cache(run))
+        return measure_on_suite(run, opened, model=model, part=(part,), cache=cache, **compute)[part]
+
+    measured = [[measure(run, model) for run in runs] for runs, model in zip(sides, models, strict=True)]
     return measured, opened.primary

@@ -105,7 +105,7 @@ def evaluate_on_suite(
     """Measure a run on a suite; print tables and one JSON object. Raises ValueError for a mistake in the request."""
     from brine.common.content_store import ContentStore
     from brine.evals.config import EvalConfig
-    from brine.evals.suites.measure import checked_parts, measure_suite
+    from brine.evals.suites.measure import checked_parts, default_cache, measure_suite
     from brine.evals.suites.tables import format_result, summarize
 
     if "gate" in checked_parts(parts):
@@ -124,14 +124,6 @@ def evaluate_on_suite(
     print(format_result(suite, result, summaries))
     said = {"run": str(run), "out": str(out) if out else None, **result.info, "measures": summaries}
     print(json.dumps(said, allow_nan=False))
-
-
-def default_cache(run: Path) -> Path:
-    """The store beside a run: `.store` in the folder that holds it; for a model folder elsewhere, runs/.store."""
-    for folder in (run.absolute(), *run.absolute().parents[:2]):
-        if (folder / "recipe.json").is_file():
-            return folder.parent / ".store"
-    return Path("runs") / ".store"
 
 
 _REQUESTS = {"make": SuiteMakeRequest, "show": SuiteShowRequest, "verify": SuiteVerifyRequest}

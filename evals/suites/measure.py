@@ -28,7 +28,6 @@ from brine.common.files import file_digest, read_json, read_jsonl, to_json_line,
 from brine.data.config import EncodeConfig
 from brine.data.inspect.check import default_decode_workers
 from brine.data.tokenizer import Tokenizer
-from brine.evals.evaluate_on import seen_in_training
 from brine.evals.measurement import MEASUREMENTS_FILE, Measurement, load_measurements, save_measurements
 from brine.evals.suites.answers import answer_needles, transcribe_cases
 from brine.evals.suites.case import PARTS
@@ -37,6 +36,7 @@ from brine.evals.suites.losses import measure_losses_of_cases
 from brine.evals.suites.measures import TIMED_NAMES
 from brine.evals.suites.suite import Suite
 from brine.evals.suites.timing import machine_name, time_model
+from brine.evals.suites.training_overlap import seen_in_training
 from brine.inference.load import CONFIG, TOKENIZER, WEIGHTS, LoadedModel, find_model_folder, load
 
 REVISION = 1
@@ -278,3 +278,11 @@ def num_gate_uses(cache: ContentStore, suite: Suite) -> int:
     """How often the gate part of a suite was asked for through this cache."""
     lines = read_jsonl(cache.root / GATE_USES_FILE)
     return sum((line.get("suite") or {}).get("digest") == suite.digest for line in lines)
+
+
+def default_cache(run: Path) -> Path:
+    """The store beside a run: `.store` in the folder that holds it; for a model folder elsewhere, runs/.store."""
+    for folder in (run.absolute(), *run.absolute().parents[:2]):
+        if (folder / "recipe.json").is_file():
+            return folder.parent / ".store"
+    return Path("runs") / ".store"

@@ -27,6 +27,13 @@ SUITE_FILE, CASES_FILE, MEDIA_FOLDER = "suite.json", "cases.jsonl", "media"
 SUITES_ROOT = Path("runs") / "suites"
 """Where a suite that is given by name is looked for."""
 MAX_SUITE_MIB, MAX_CASES_MIB = 64, 2048
+MAX_VERSION = 999_999
+_TYPES = {
+    "name": str, "version": int, "digest": str, "primary": str, "measures": list, "guards": list, "cells": list,
+    "num_cases": dict, "settings": dict, "files": dict, "made_from": list, "skipped": dict,
+}  # fmt: skip
+_BOUNDS = {"max_media_mib": 4096, "max_case_tokens": 2**24}
+"""Settings that measuring keeps to, and the most that they may be."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSIONED = re.compile(rf"(?P<name>{NAME.pattern})@(?P<version>[1-9][0-9]{{0,5}})")
 
@@ -163,7 +170,8 @@ def find_suite(path_or_name: str | Path, *, root: Path = SUITES_ROOT) -> Path:
         return root / name
     if versions := versions_of(name, root=root):
         return root / f"{name}@{versions[-1]}"
-    known = sorted(path.parent.name for path in root.glob(f"*/{SUITE_FILE}"))
+    names = sorted(path.parent.name for path in root.glob(f"*/{SUITE_FILE}"))
+    known = [each for each in names if _VERSIONED.fullmatch(each)]
     there = f"there are {', '.join(known)}" if known else f"make one with `brine suite make {_shown(name)} SOURCE`"
     raise ValueError(f"{path_or_name} is no suite, neither a folder with {SUITE_FILE} nor a name in {root}: {there}")
 
@@ -205,9 +213,19 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} was changed or cut off: it is not the description of a suite; copy the suite again")
     if info["format"] != FORMAT:
         raise ValueError(f"{path} has format {info['format']!r}, not {FORMAT}: make the suite again")
-    if not isinstance(info.get("files"), dict) or not isinstance(info.get("settings"), dict):
-        raise ValueError(f"{path} lacks its files or settings: copy the suite again")
+    for name, type_ in _TYPES.items():
+        if type(value := info.get(name)) is not type_:
+            raise ValueError(f"{path}: {name!r} must be of type {type_.__name__}, not {type(value).__name__}")
+    if not NAME.fullmatch(info["name"]) or not 1 <= info["version"] <= MAX_VERSION:
+        raise ValueError(f"{path}: {info['name'][:80]!r} of version {info['version']} cannot name a suite")
+    for name, most in _BOUNDS.items():
+        if not 0 < _number(info["settings"].get(name)) <= most:
+            raise ValueError(f"{path}: the setting {name} must be a number above 0, at most {most:,}")
     return info
+
+
+def _number(value: Any) -> float:
+    return value if type(value) in (int, float) else 0
 
 
 def _file_problem(path: Path, max_mib: float) -> str:

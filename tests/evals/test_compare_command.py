@@ -107,7 +107,7 @@ def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
     """What the suite measures is compared, its primary measure first; no run is evaluated beforehand."""
     asked = []
 
-    def measure_on_suite(run, suite, *, model, part, device, compute_dtype):
+    def measure_on_suite(run, suite, *, model, part, device, compute_dtype, cache):
         asked.append((run.name, suite.name, model, part, device.type))
         better = 0.1 if run.name.startswith("a") else 0.0
         rates = 2 - better + 0.001 * int(run.name[1]) + np.linspace(0, 1, 9)

@@ -46,7 +46,7 @@ class Candidate:
 
 
 @dataclass
-class Candidates:
+class CandidateCases:
     """All that was found. by_id: content id -> candidate; skipped: reason -> documents; duplicates: contents that came
     again."""
 
@@ -82,9 +82,9 @@ def open_case_source(path: Path, *, splits: Sequence[str], max_file_mib: float, 
     return replace(source, documents=chosen)
 
 
-def find_candidates(sources: Sequence[CaseSource], *, max_media_mib: float, max_text_bytes: int) -> Candidates:
+def find_candidates(sources: Sequence[CaseSource], *, max_media_mib: float, max_text_bytes: int) -> CandidateCases:
     """The candidates among the documents of some sources. max_text_bytes: UTF-8 bytes of a case's text."""
-    found = Candidates()
+    found = CandidateCases()
     total = sum(len(source.documents) for source in sources)
     with progress_bar(total=total, desc="hashes of documents", unit=" docs", leave=False) as bar:
         for source in sources:
@@ -136,7 +136,7 @@ def _case(document: Document, parts: tuple[Part, ...]) -> SuiteCase:
     return SuiteCase(name, part_of_id(name), document.kind, document.level, parts)
 
 
-def _add(found: Candidates, new: Candidate) -> None:
+def _add(found: CandidateCases, new: Candidate) -> None:
     before = found.by_id.get(new.case.id)
     if before is not None:
         found.duplicates += 1
@@ -151,7 +151,7 @@ def _order(candidate: Candidate) -> tuple[str, int, list[str]]:
     return case.kind, case.level, [getattr(part, "path", "") for part in case.parts]
 
 
-def iter_cells(found: Candidates) -> Iterator[tuple[tuple[str, int, str], list[Candidate]]]:
+def iter_cells(found: CandidateCases) -> Iterator[tuple[tuple[str, int, str], list[Candidate]]]:
     """((kind, level, part), candidates) of every cell and part that has any, in order."""
     cells: dict[tuple[str, int, str], list[Candidate]] = {}
     for candidate in found.by_id.values():

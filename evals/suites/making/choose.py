@@ -17,7 +17,7 @@ from brine.data.config import EncodeConfig
 from brine.data.inspect.check import byte_tokenizer
 from brine.data.media.pool import DecodePool
 from brine.evals.suites.case import rank_of_id, transcription_in
-from brine.evals.suites.making.candidates import Candidate, Candidates, iter_cells
+from brine.evals.suites.making.candidates import Candidate, CandidateCases, iter_cells
 
 CellName = tuple[str, int, str]
 """(kind, level, part)."""
@@ -41,10 +41,10 @@ class CellChoice:
 
 
 def choose_candidates(
-    found: Candidates, *, per_cell: int, seed: int, max_tokens: int, workers: int,
+    found: CandidateCases, *, per_cell: int, seed: int, max_tokens: int, workers: int,
     like: Mapping[CellName, str | None] | None = None,
 ) -> list[CellChoice]:  # fmt: skip
-    """The choice for every cell and part, in order. Candidates that cannot be decoded, or take over `max_tokens` as
+    """The choice for every cell and part, in order. CandidateCases that cannot be decoded, or take over `max_tokens` as
     bytes and default patches, are counted in `found.skipped`.
 
     like: highest ranks by cell (None: all), for cells that an earlier suite had; the others get `per_cell`.

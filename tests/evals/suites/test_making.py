@@ -235,3 +235,28 @@ def test_show_prints_cells_and_cases(suite, capsys):
     said = capsys.readouterr().out
     assert "gain.video" in said and said.count(" dev ") >= 3 and " gate " not in said.split("made from")[1]
     assert json.loads(said.splitlines()[-1])["digest"] == suite.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "../../etc"}, "cannot name a suite"),
+        ({"version": 0}, "cannot name a suite"),
+        ({"version": "1"}, "'version' must be of type int"),
+        ({"settings": {"max_media_mib": 1e9, "max_case_tokens": 9}}, "the setting max_media_mib"),
+        ({"settings": {"max_media_mib": 1}}, "the setting max_case_tokens"),
+        ({"primary": "speed"}, "declares 'speed'"),
+        ({"measures": [{"name": "x"}]}, "is not a suite of this version"),
+        ({"format": 99}, "has format 99"),
+        ({"cells": None}, "'cells' must be of type list"),
+    ],
+)
+def test_a_description_that_cannot_be(tmp_path, change, message):
+    """With a digest that fits: suites come from outside too."""
+    folder = text_suite(tmp_path, TEXTS[:2]).folder
+    info = json.loads((folder / "suite.json").read_text()) | change
+    (folder / "suite.json").chmod(0o644)
+    (folder / "suite.json").write_text(json.dumps(info | {"digest": suite_digest(info)}))
+    with pytest.raises(ValueError, match=message) as raised:
+        Suite.open(folder)
+    assert str(folder / "suite.json") in str(raised.value)
