@@ -144,6 +144,7 @@ class CompareRequest(ComputeOptions):
     def run(self) -> None:
         """Print a table and one JSON object. Raises ValueError for a mistake in the request."""
         from brine.evals.comparison import runs as comparison
+        from brine.evals.comparison.on_suite import measure_sides
 
         sides, models = self.sides, self.models or (None, None)
         if self.on is None and max(map(len, sides)) == 1:
@@ -156,7 +157,7 @@ class CompareRequest(ComputeOptions):
         primary = None
         if self.on is not None:
             device, compute_dtype = self.resolve()
-            measured, primary = comparison.measure_sides(
+            measured, primary = measure_sides(
                 sides, models, self.on, part=self.part, device=device, compute_dtype=compute_dtype
             )
         else:

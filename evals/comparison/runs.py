@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from brine.common.content_store import ContentStore
 from brine.common.files import finite, read_jsonl
 from brine.common.tables import as_text, table
 from brine.data.corpus.store import EncodedCorpus, is_corpus
@@ -178,24 +177,6 @@ def load_seeds(runs: Sequence[Path], model: str | None = None) -> list[dict[str,
             if found.ids == other.ids and np.array_equal(found.loss, other.loss):
                 raise ValueError(f"{runs[index]} and {before} are one training (equal losses): give different seeds")
     return [loss_measurements(found) for found in losses]
-
-
-def measure_sides(
-    sides: Sequence[Sequence[Path]], models: Sequence[str | None], suite: str, *, part: str, **compute: Any
-) -> tuple[list[list[dict[str, Measurement]]], str]:
-    """(what a suite's part measures of each run of each side, the suite's primary measure). compute: device and dtype,
-    as `measure_on_suite` takes them."""
-    from brine.evals.suites.measure import default_cache, measure_on_suite
-    from brine.evals.suites.suite import Suite
-
-    opened = Suite.open(suite)
-
-    def measure(run: Path, model: str | None) -> dict[str, Measurement]:
-        cache = ContentStore(default_cache(run))
-        return measure_on_suite(run, opened, model=model, part=(part,), cache=cache, **compute)[part]
-
-    measured = [[measure(run, model) for run in runs] for runs, model in zip(sides, models, strict=True)]
-    return measured, opened.primary
 
 
 def compare_seeds(

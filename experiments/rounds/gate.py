@@ -25,9 +25,10 @@ def ask_gate(line: RoundLine, plan: ExperimentPlan, setting: str, *, folder: Pat
         models.append(registry.add(plan.trial_folder(trial)))
     if registry.champion in models:
         return {"outcome": "undecided", "champion": registry.champion, "note": "these are the champion's own trainings"}
-    for model in models:
-        found = measure_model(registry.folder_of(model), suite, device="cpu", compute_dtype=None)
-        registry.measure(model, found, suite)
+    for number, model in enumerate(models):
+        out = folder / "gate" / f"{number:02d}"
+        measure_model(registry.folder_of(model), suite, out, device="cpu", compute_dtype=None)
+        registry.measure(model, out, suite)
     promotion = registry.promote(models, suite)
     return {
         "outcome": promotion.answer.outcome,

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,10 +116,8 @@ def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
         return {"dev": {name: Measurement(MeasureSpec(name), cases, rates, np.ones(9)) for name in names}}
 
     opened = SimpleNamespace(open=lambda name: SimpleNamespace(name=name, primary="bits_per_byte"))
-    for name, value in (("measure", SimpleNamespace(measure_on_suite=measure_on_suite, default_cache=lambda run: run)),
-                        ("suite", SimpleNamespace(Suite=opened))):  # fmt: skip
-        monkeypatch.setitem(sys.modules, f"brine.evals.suites.{name}", value)
-    monkeypatch.setitem(sys.modules, "brine.evals.suites", SimpleNamespace())
+    monkeypatch.setattr("brine.evals.comparison.on_suite.measure_on_suite", measure_on_suite)
+    monkeypatch.setattr("brine.evals.comparison.on_suite.Suite", opened)
     runs = [["a1", "a2", "a3"], ["b1", "b2", "b3"]]
     words = ["--ours", *runs[0], "--theirs", *runs[1], "--on", "synth@1", "--part", "dev", "--device", "cpu"]
     assert compare(words) == 0
