@@ -82,9 +82,7 @@ def primary_and_guards(
         if name not in names:
             raise ValueError(f"the suite has no measure {name!r}: it has {', '.join(names)}")
     if absent := [name for name in guards if name not in in_all_parts]:
-        raise ValueError(
-            f"{absent[0]} has no case in some part and cannot be a guard: give more documents of its kind"
-        )
+        raise ValueError(f"{absent[0]} has no case in some part and cannot be a guard: give more documents of its kind")
     if primary in guards:
         raise ValueError(f"{primary} is the primary measure and cannot be a guard too: leave it out of the guards")
     return primary, tuple(dict.fromkeys(guards))
