@@ -8,7 +8,7 @@ latency                              seconds to read a prompt and answer, over t
 memory                               MiB above an idle process at the peak of that
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from brine.data.document import MODALITIES, Text, modality_of
 from brine.evals.measurement import MeasureSpec
@@ -68,15 +68,21 @@ def modalities_before_targets(case: SuiteCase) -> set[str]:
 
 
 def primary_and_guards(
-    measures: Sequence[MeasureSpec], primary: str, guards: Sequence[str] | None
+    measures: Sequence[MeasureSpec], primary: str, guards: Sequence[str] | None, *, in_all_parts: Collection[str]
 ) -> tuple[str, tuple[str, ...]]:
-    """The primary measure and the guards, all but bits per byte if None. Raises ValueError for an unknown name."""
+    """The primary measure and the guards; if None, all but bits per byte that have a case in every part.
+
+    A guard without a case in some part would never be measured there, and refuse every model. Raises ValueError for
+    one, and for an unknown name."""
     names = [measure.name for measure in measures]
     if guards is None:
-        guards = [name for name in names if name != primary and not name.startswith(BITS_PER_BYTE)]
+        possible = [name for name in names if name != primary and not name.startswith(BITS_PER_BYTE)]
+        guards = [name for name in possible if name in in_all_parts]
     for name in (primary, *guards):
         if name not in names:
             raise ValueError(f"the suite has no measure {name!r}: it has {', '.join(names)}")
+    if absent := [name for name in guards if name not in in_all_parts]:
+        raise ValueError(f"{absent[0]} has no case in some part and cannot be a guard: give more documents of its kind")
     if primary in guards:
         raise ValueError(f"{primary} is the primary measure and cannot be a guard too: leave it out of the guards")
     return primary, tuple(dict.fromkeys(guards))

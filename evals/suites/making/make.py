@@ -66,7 +66,8 @@ class SuiteConfig:
     primary: str = "bits_per_byte"
     """Measure that models are ranked by."""
     guards: tuple[str, ...] | None = None
-    """Measures that must not become worse; every gain, error rate and needle, latency and memory if not given."""
+    """Measures that must not become worse; every gain, error rate and needle that has cases in all parts, latency and
+    memory if not given."""
     max_case_tokens: int = 16384
     """Longest case in tokens, as bytes and default patches; also the longest that is measured, in a model's tokens."""
     max_media_mib: float = 64.0
@@ -200,7 +201,12 @@ def _describe(
     name: str, version: int, cases: Sequence[SuiteCase], choices: Sequence[CellChoice], config: SuiteConfig
 ) -> dict[str, Any]:
     measures = measures_of(cases, timing=config.timing)
-    primary, guards = primary_and_guards(measures, config.primary, config.guards)
+    by_part = [
+        {spec.name for spec in measures_of([case for case in cases if case.part == part], timing=config.timing)}
+        for part in PARTS
+    ]
+    everywhere = set.intersection(*by_part)
+    primary, guards = primary_and_guards(measures, config.primary, config.guards, in_all_parts=everywhere)
     cells = [choice.to_json() for choice in choices]
     for kind in sorted({case.kind for case in cases if case.needles is not None}):
         for part in PARTS:

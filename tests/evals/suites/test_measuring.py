@@ -1,7 +1,10 @@
 """What is measured on a suite is what the evaluation of documents measures, once for equal weights, for any model."""
 
+import json
 import math
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -147,6 +150,28 @@ def test_equal_weights_give_equal_bytes(found, runs, suite, tmp_path):
         measure_on_suite(run, Suite.open(copy), part=part, cache=store, out=tmp_path / part, workers=2)
     lines = "".join((tmp_path / part / "measurements.jsonl").read_text() for part in ("dev", "gate", "test"))
     assert lines == (runs[0] / "out" / "measurements.jsonl").read_text()
+
+
+@pytest.mark.parametrize("sign", ["suite_cases/*/store/building.json", "measured/*/stage.json"])
+def test_a_killed_measurement_is_finished_by_the_next(found, runs, suite, tmp_path, sign):
+    """Killed while cases are encoded, and while the model is measured."""
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    request = [str(runs[0]), "--on", str(suite.folder), "--cache", str(cache), "--part", "test", *CPU]
+    command = [sys.executable, "-m", "brine.eval", *request, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 120
+        while not list(cache.glob(sign)):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (out / "measurements.jsonl").exists() and not list(cache.glob("measured/*/done"))
+    assert main(["eval", *request, "--out", str(out)]) == 0
+    whole = (runs[0] / "out" / "measurements.jsonl").read_text().splitlines()
+    lines = (out / "measurements.jsonl").read_text().splitlines()
+    assert lines == [line for line in whole if json.loads(line)["part"] == "test"]
 
 
 def test_nothing_is_kept_without_a_cache(runs, suite, tmp_path, monkeypatch):
