@@ -22,7 +22,7 @@ from brine.experiments.page.records import (
 )
 from brine.experiments.page.render import write_page
 from brine.experiments.planning.plan import ExperimentPlan, load_plan
-from brine.experiments.planning.settings import recipe_of
+from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.table import COSTS_FILE
 from brine.experiments.trials import ending
 
@@ -92,7 +92,7 @@ def _changes(plan: ExperimentPlan, setting: str) -> tuple[str, ...]:
     if ours is None or base is None or setting == plan.reference:
         return ()
     apart = ("name: ", "seed: ", "small.seed: ", "large.seed: ")
-    return tuple(line for line in differences(base, recipe_of(ours)) if not line.startswith(apart))
+    return tuple(line for line in differences(base, parse_recipe(ours)) if not line.startswith(apart))
 
 
 def _trial(
