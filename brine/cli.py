@@ -12,8 +12,9 @@ COMMANDS = {
     "data": ("brine.data.cli.main", "check, build, filter, plan, show and convert documents"),
     "plan": ("brine.planner.command", "estimate memory, step time and the best mesh of a recipe"),
     "generate": ("brine.inference.generate", "generate text or chat with a trained model"),
-    "eval": ("brine.evals.cli:evaluate", "evaluate a trained model on other documents"),
-    "compare": ("brine.evals.cli:compare", "compare two evaluated runs on the same documents"),
+    "eval": ("brine.evals.cli:evaluate", "evaluate a trained model on a suite or on other documents"),
+    "suite": ("brine.evals.suites.cli", "make, show and verify frozen evaluation suites"),
+    "compare": ("brine.evals.cli:compare", "compare evaluated runs on the same documents, over seeds"),
     "report": ("brine.evals.cli:report", "rebuild summary.json and report.html of a run"),
     "needle": ("brine.evals.needle.run", "run the needle-in-a-haystack evaluation"),
     "repository": (

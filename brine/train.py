@@ -15,8 +15,8 @@ import torch
 
 from brine.common.closed_pipe import exit_on_closed_pipe
 from brine.common.processes import TrainingInterrupted
-from brine.data.formats.open import check_path_exists
-from brine.pipeline.pinned import pin
+from brine.pipeline.inputs.pinned import pin
+from brine.pipeline.inputs.sources import check_paths
 from brine.pipeline.run import run_pipeline
 from brine.planner.estimate_run import estimate_run
 from brine.planner.out_of_memory import explain_out_of_memory
@@ -51,11 +51,8 @@ def main(argv: list[str] | None = None, *, prog: str = "brine train") -> int:
 
 
 def _run(launch: LaunchConfig) -> None:
-    corpus = launch.recipe.corpus
     # before anything slow: the trial compilation alone takes a minute
-    for path in (corpus.manifest, *(source.path for source in corpus.sources)):
-        if path is not None:
-            check_path_exists(path)
+    check_paths(launch.recipe.corpus)
     if launch.dry_run:
         print(estimate_run(pin(launch.recipe)[0]), flush=True)
         return

@@ -96,7 +96,9 @@ def parse(name: str, options: type, argv: Sequence[str]) -> Any:
         return tyro.cli(options, prog=f"brine {name}", args=list(argv), config=config)
 
 
-def parse_subcommand(name: str, commands: dict[str, type], argv: Sequence[str], *, description: str = "") -> Any:
+def parse_subcommand(
+    name: str, commands: dict[str, Callable[..., Any]], argv: Sequence[str], *, description: str = ""
+) -> Any:
     """An instance of the dataclass that the first argument names in `commands`; errors as in `parse`."""
     import tyro
 

@@ -7,7 +7,7 @@ one JSON object; tables before it are human-readable, and progress goes to stand
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,14 +22,25 @@ from brine.inference.options import ComputeOptions, Run, positive
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest(ComputeOptions):
-    """Evaluate the final models of a run on other documents: loss, bits per byte and media gain, per kind, with
-    intervals over documents.
+    """Evaluate a trained model: on a frozen suite (--on), or on other documents (--data).
 
-    Documents are encoded with the run's tokenizer and encoder. The run is not modified."""
+    On a suite: every measure that it declares, from a cache where equal weights were measured before. On documents:
+    loss, bits per byte and media gain of the final models, per kind. Intervals are over cases or documents, which are
+    encoded with the run's tokenizer and encoder. The run is not modified."""
 
     run_folder: Run
     """A run (runs/demo), a stage of it, or a model folder."""
-    data: Path
+    on: str | None = None
+    """A suite: its folder, or its name in runs/suites (`brine suite make`)."""
+    part: tuple[str, ...] = ("dev", "test")
+    """Parts of the suite; the part gate is asked by `brine registry` alone."""
+    model: str | None = None
+    """Stage whose model is measured on the suite, e.g. small; the run's best if not given."""
+    cache: Path | None = None
+    """Folder that keeps encoded cases and results on suites; .store beside the run if not given."""
+    timing: bool = True
+    """Measure latency and memory too, where the suite has them."""
+    data: Path | None = None
     """A folder, manifest, tar or Parquet file of any format that `brine data check` reads, or a corpus built by `brine
     data build`; all its splits are used."""
     format: str | None = None
@@ -37,29 +48,52 @@ class EvaluateRequest(ComputeOptions):
     out: Path | None = None
     """New folder for the results; without it they are only printed."""
     documents_per_cell: int = 512
-    """Documents of each kind and level whose loss is measured."""
+    """Documents of each kind and level of DATA whose loss is measured."""
     transcripts_per_cell: int = 0
-    """Documents of each kind and level that are transcribed."""
+    """Documents of each kind and level of DATA that are transcribed."""
     seq_len: int | None = None
-    """Tokens per packed sequence; the run's if not given."""
+    """Tokens per packed sequence, with --data; the run's if not given."""
     batch_size: int | None = None
-    """Packed sequences per forward pass; fewer take less memory; the run's if not given."""
+    """Packed sequences per forward pass, with --data; fewer take less memory; the run's if not given."""
     seed: int | None = None
-    """Seed of document choice, mismatched media and resamples; the run's if not given."""
+    """Seed of document choice, mismatched media and resamples, with --data; the run's if not given."""
     workers: int | None = None
     """Decoding processes; one per core, at most 8, if not given."""
 
     def run(self) -> None:
         """Print tables and one JSON object. Raises ValueError for a mistake in the request."""
+        if (self.on is None) == (self.data is None):
+            raise ValueError("give either --on SUITE or --data DATA")
+        only_suite = ("part", "model", "cache", "timing")
+        only_data = ("format", "documents_per_cell", "transcripts_per_cell", "seq_len", "batch_size", "seed")
+        without, with_ = (only_suite, "--on SUITE") if self.on is None else (only_data, "--data DATA")
+        defaults = {field.name: field.default for field in fields(self)}
+        if idle := [name for name in without if getattr(self, name) != defaults[name]]:
+            raise ValueError(f"--{idle[0].replace('_', '-')} has an effect with {with_} alone: leave it out")
+        workers = None if self.workers is None else positive("workers", self.workers)
+        if self.data is None:
+            self._run_on_suite(workers)
+        else:
+            self._run_on_data(self.data, workers)
+
+    def _run_on_suite(self, workers: int | None) -> None:
+        from brine.evals.suites.cli import evaluate_on_suite
+
+        device, compute_dtype = self.resolve()
+        evaluate_on_suite(
+            self.run_folder, str(self.on), parts=self.part, model=self.model, out=self.out, cache=self.cache,
+            workers=workers, timing=self.timing, device=device, compute_dtype=compute_dtype,
+        )  # fmt: skip
+
+    def _run_on_data(self, data: Path, workers: int | None) -> None:
         from brine.evals.evaluate_on import evaluate_on, format_evaluation
 
         device, compute_dtype = self.resolve()
         names = ("documents_per_cell", "transcripts_per_cell", "seq_len", "batch_size", "seed")
         config = eval_config_of(self.run_folder, **{name: getattr(self, name) for name in names})
-        workers = None if self.workers is None else positive("workers", self.workers)
         with tempfile.TemporaryDirectory(prefix="brine-evals-") as scratch:
             found = evaluate_on(
-                self.run_folder, self.data, self.out or Path(scratch) / "out", config, device=device,
+                self.run_folder, data, self.out or Path(scratch) / "out", config, device=device,
                 compute_dtype=compute_dtype, workers=workers, format=self.format,
             )  # fmt: skip
         print(format_evaluation(found))
@@ -109,7 +143,8 @@ class CompareRequest(ComputeOptions):
 
     def run(self) -> None:
         """Print a table and one JSON object. Raises ValueError for a mistake in the request."""
-        from brine.evals import compare as comparison
+        from brine.evals.comparison import runs as comparison
+        from brine.evals.comparison.on_suite import measure_sides
 
         sides, models = self.sides, self.models or (None, None)
         if self.on is None and max(map(len, sides)) == 1:
@@ -122,7 +157,7 @@ class CompareRequest(ComputeOptions):
         primary = None
         if self.on is not None:
             device, compute_dtype = self.resolve()
-            measured, primary = comparison.measure_sides(
+            measured, primary = measure_sides(
                 sides, models, self.on, part=self.part, device=device, compute_dtype=compute_dtype
             )
         else:

@@ -24,7 +24,7 @@ from brine.common.formatting import progress_bar
 from brine.common.plugins import load_plugin, plugins
 from brine.data.document import MODALITIES, Text, modality_of
 from brine.evals import loss, run_files
-from brine.evals.compare_arms import compare_arms
+from brine.evals.comparison.arms import compare_arms
 from brine.evals.config import EvalConfig
 from brine.evals.gain import measure_gain, mix_weights
 from brine.evals.loss import DocumentLosses

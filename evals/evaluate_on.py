@@ -29,11 +29,12 @@ from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.inspect.check import default_decode_workers
 from brine.data.tokenizer import Tokenizer
-from brine.evals.compare import load_losses, summarize_losses
+from brine.evals.comparison.runs import load_losses, summarize_losses
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.loss import require_targets
-from brine.evals.run_files import format_interval, main_model, read_object, write_page, write_results
+from brine.evals.run_files import format_interval, main_model, write_page, write_results
+from brine.evals.suites.training_overlap import seen_in_training
 from brine.inference.load import STAGE_PREFERENCE, LoadedModel, find_model_folder, load, unfinished_stages
 
 NOTES_FILE = "reader_notes.json"
@@ -78,7 +79,7 @@ def evaluate_on(
     ) as (corpus, notes):  # fmt: skip
         chosen = np.flatnonzero(corpus.split == SPLITS.index(config.split))
         require_targets(corpus, config.split, what=f"document of {data}")
-        num_trained_on, quarantined = _count_trained_on(run, corpus, chosen), corpus.quarantine()
+        seen, quarantined = seen_in_training(run, corpus, chosen), corpus.quarantine()
         results = evaluate(
             out / "evaluate", corpus=corpus, models=models, config=config, compute_dtype=compute_dtype,
             stages=tuple(models),
@@ -92,7 +93,7 @@ def evaluate_on(
         "quarantined": len(quarantined),
         "quarantine_reasons": quarantine_reasons(quarantined),
         "num_measured": len(losses[results["main_model"]].ids),
-        "num_trained_on": num_trained_on,
+        "num_trained_on": None if seen is None else int(seen.sum()),
         "main_model": results["main_model"],
         "models": {name: summarize_losses(found, config) for name, found in losses.items()},
         "media_gain": {
@@ -110,36 +111,6 @@ def _open_output_folder(out: Path, request: dict[str, str]) -> None:
         raise ValueError(f"{out} already holds something else, which is not replaced: give a new folder as --out")
     out.mkdir(parents=True, exist_ok=True)
     write_results(path, request)
-
-
-def _count_trained_on(run: Path, corpus: EncodedCorpus, documents: np.ndarray) -> int | None:
-    """How many of these documents the run was trained on, token for token; None where its corpus is missing."""
-    store = _training_corpus(run)
-    if store is None:
-        return None
-    trained = EncodedCorpus.open(store)
-    train = np.asarray(trained.split) == SPLITS.index("train")
-    seen = set(zip(trained.num_tokens[train].tolist(), trained.checksums[train].tolist(), strict=True))
-    given = zip(corpus.num_tokens[documents].tolist(), corpus.checksums[documents].tolist(), strict=True)
-    return sum(pair in seen for pair in given)
-
-
-def _training_corpus(run: Path) -> Path | None:
-    """The corpus that a run was trained on, built by it or given; None where it is missing or another has replaced it.
-
-    run: also a stage of it, or a model folder.
-    """
-    # a stage may be a link out of the run
-    for folder in (run.absolute(), *run.absolute().parents[:2]):
-        trained_digest = (read_object(folder / "stage.json").get("inputs") or {}).get("encoded")
-        done = read_object(folder.parent / "encoded" / "done")
-        if trained_digest and done and done.get("digest") != trained_digest:
-            return None
-        given = (read_object(folder / "recipe.json").get("corpus") or {}).get("manifest")
-        for store in (folder / "encoded" / "store", *([Path(given)] if isinstance(given, str) else [])):
-            if is_corpus(store):
-                return store
-    return None
 
 
 @contextmanager

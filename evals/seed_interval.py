@@ -2,11 +2,11 @@
 
 One training of each setting says nothing of a setting: two equal trainings differ, often by more than documents do. So
 a verdict needs several seeds of both, paired where they share what the seed decides (initial weights, order of data),
-and its interval covers both sources of chance (`brine.evals.seed_variance` has the variance and the quantile). One seed
+and its interval covers both sources of chance (`brine.evals.comparison.seed_variance` has the variance and the quantile). One seed
 gives values, an interval over cases, and the outcome "no verdict".
 
 Several comparisons at once, such as K settings against one or a gate's guards, are corrected by `holm`. Whether a model
-learns to read a medium at all is a phase change and not normal: every result also has the seeds' own values and the
+learns to read images or audio at all is a phase change and not normal: every result also has the seeds' own values and the
 share of seeds whose own difference is below 0.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from brine.evals.measurement import Measurement, MeasureSpec
-from brine.evals.seed_variance import CrossedVariance, crossed_variance, fewest, holm_adjusted
+from brine.evals.comparison.seed_variance import CrossedVariance, crossed_variance, fewest, holm_adjusted
 
 MOST_SEEDS, MOST_CASES, MOST_FACTOR = 1000, 10_000_000, 100
 """More are not suggested: what would need them is not found with this measure."""
@@ -48,7 +48,7 @@ class SeedDifference:
     """Seeds of ours and of theirs."""
     num_cases: int
     """Cases that all were measured on."""
-    num_left_out: int
+    num_excluded: int
     """Cases that some seed lacks, left out because `common_cases` was asked for."""
     paired: bool
     """Whether seeds are paired by position."""
@@ -108,7 +108,7 @@ def seed_difference(
             f"{spec.name}: {len(ours)} seeds against {len(theirs)} cannot be paired: give equally many in the same "
             "order, or paired=False"
         )
-    cases, left_out = _cases(spec.name, ours, theirs, common_cases=common_cases)
+    cases, excluded = _cases(spec.name, ours, theirs, common_cases=common_cases)
     our_numerator, our_denominator = _table(ours, cases)
     their_numerator, their_denominator = _table(theirs, cases)
     our_seeds, their_seeds = (
@@ -140,7 +140,7 @@ def seed_difference(
         low=value - half if known else None, high=value + half if known else None,
         standard_error=float(found.standard_error) if known else None,
         degrees_of_freedom=degrees if known and math.isfinite(degrees) else None,
-        num_seeds=(len(ours), len(theirs)), num_cases=len(cases), num_left_out=left_out, paired=paired,
+        num_seeds=(len(ours), len(theirs)), num_cases=len(cases), num_excluded=excluded, paired=paired,
         p_value=2 * tail if decided else None,
         p_worse=worse if decided else None, p_better=better if decided else None, outcome=outcome,
         seed_part=(seeds_alone / total if total else 0.0) if decided else None,

@@ -25,6 +25,7 @@ from brine.experiments.planning.freeze import find_experiment, freeze
 from brine.experiments.planning.plan import PLAN_FILE, ExperimentPlan, load_plan
 from brine.experiments.planning.settings import recipe_digest, recipe_of
 from brine.experiments.progress import LiveTable, format_status
+from brine.experiments.rounds.command import RoundRequest
 from brine.experiments.table import build_table, format_table, write_table
 from brine.training.logging.metrics import make_sinks, require_sink
 
@@ -213,7 +214,7 @@ class ExperimentCancelRequest(ExperimentRequest):
 VERBS: dict[str, type] = {
     "plan": ExperimentPlanRequest, "run": ExperimentRunRequest, "status": ExperimentStatusRequest,
     "report": ExperimentReportRequest, "compare": ExperimentCompareRequest, "explain": ExperimentExplainRequest,
-    "retry": ExperimentRetryRequest, "cancel": ExperimentCancelRequest,
+    "retry": ExperimentRetryRequest, "cancel": ExperimentCancelRequest, "round": RoundRequest,
 }  # fmt: skip
 
 

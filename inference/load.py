@@ -32,16 +32,20 @@ from brine.inference.chat import ROLES, ChatStream, chat_prompt, check_token_ids
 from brine.inference.decode import stream_text, stream_tokens
 from brine.inference.prefill import OnPrefill
 from brine.inference.prompt import PromptPart, batch_prompts, encode_prompt
-from brine.inference.registered import registry_root, resolve_registered
+from brine.inference.registered import (
+    CONFIG,
+    STAGE_PREFERENCE,
+    TOKENIZER,
+    WEIGHTS,
+    registry_root,
+    resolve_registered,
+)
 from brine.inference.sampling import GenerationConfig
 from brine.model.config import ModelConfig
 from brine.model.device import resolve_device
 from brine.model.inputs import Inputs
 from brine.model.transformer import Transformer
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-STAGE_PREFERENCE = ("large_salt", "large_baseline", "small")
-"""Stages of a run, best first: `load(run)` takes the first that has finished."""
 logger = logging.getLogger(__name__)
 _WARNED: defaultdict[str, weakref.WeakSet[Transformer]] = defaultdict(weakref.WeakSet)
 """Models that a warning was given for, by its subject."""

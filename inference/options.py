@@ -1,15 +1,18 @@
 """Options that commands share which run a model: device, precision, threads, and lists separated by commas."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
 
 from brine.inference.registered import resolve_registered
-from brine.model.device import resolve_compute_dtype, resolve_device
+
+if TYPE_CHECKING:
+    import torch
 
 _RUN = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1, metavar="RUN", instance_from_str=lambda args: resolve_registered(args[0]),
@@ -49,6 +52,11 @@ class ComputeOptions:
 
     def resolve(self) -> tuple[torch.device, torch.dtype | None]:
         """(device, compute_dtype); sets the number of CPU threads. Raises ValueError for an unknown device."""
+        # imported late: commands that run no model take a second less
+        import torch
+
+        from brine.model.device import resolve_compute_dtype, resolve_device
+
         if self.threads is not None:
             torch.set_num_threads(positive("threads", self.threads))
         device = resolve_device(self.device)

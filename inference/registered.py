@@ -1,14 +1,19 @@
-"""Names of registered models: `champion`, or a digest of weights or its beginning, as the folder of that model.
+"""Names of models: files of a model folder, stages of a run, and registered models as the folders that they mean.
 
-    runs/registry/champion -> models/<SHA-256 of the weights>/        (BRINE_REGISTRY names another folder)
+    champion, or a digest of weights, or its beginning      (in runs/registry, or the folder that BRINE_REGISTRY names)
+    runs/registry/champion -> models/<SHA-256 of the weights>/
 
-This reads names of folders alone; what is in a registry, and how it gets there, is `brine.registry`'s.
+This imports no torch, and reads names of folders alone; what a registry holds, and how, is `brine.registry`'s.
 """
 
 import os
 import re
 from pathlib import Path
 
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+"""Files of a model folder."""
+STAGE_PREFERENCE = ("large_salt", "large_baseline", "small")
+"""Stages of a run, best first: `load(run)` takes the first that has finished."""
 CHAMPION, MODELS = "champion", "models"
 REGISTRY_VARIABLE = "BRINE_REGISTRY"
 _DIGEST, _PREFIX = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{6,64}")

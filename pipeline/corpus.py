@@ -26,8 +26,8 @@ from brine.data.filters.registry import run_filters
 from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
+from brine.pipeline.inputs.sources import join_sources_of
 from brine.pipeline.model_stages import STORE, check_same_documents
-from brine.pipeline.sources import join_sources_of
 from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE
 from brine.pipeline.stage_store import PipelineStage, logger
 from brine.synth import build_synth_corpus

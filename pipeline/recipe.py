@@ -53,7 +53,8 @@ class CorpusConfig:
     """How media become patches."""
 
     def __post_init__(self):
-        object.__setattr__(self, "sources", tuple(self.sources))
+        sources = (CorpusSource.parse(each) if isinstance(each, str) else each for each in self.sources)
+        object.__setattr__(self, "sources", tuple(sources))
         object.__setattr__(self, "tokenizer", None if self.tokenizer is None else str(self.tokenizer))
         if self.sources and self.manifest == MANIFEST_REQUIRED:
             object.__setattr__(self, "manifest", None)

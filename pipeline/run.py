@@ -23,10 +23,10 @@ from brine.data.packing.plan import PackingPlan
 from brine.evals.loss import held_out_split
 from brine.evals.loss import require_targets as require_held_out_targets
 from brine.pipeline import corpus, evaluate_stage, train_stage
+from brine.pipeline.inputs.pinned import Pinned, ResolveModel, pin, registered_model
+from brine.pipeline.inputs.sources import encoded_settings
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
-from brine.pipeline.pinned import Pinned, ResolveModel, no_registry, pin
 from brine.pipeline.recipe import Recipe
-from brine.pipeline.sources import encoded_settings
 from brine.pipeline.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
 from brine.training.logging.metrics import require_sink
@@ -44,7 +44,7 @@ Explain = Callable[..., AbstractContextManager]
 def run_pipeline(
     recipe: Recipe, *, runs: Path = Path("runs"), store: Path | None = None, tracker: str | None = None,
     extend: bool = False, rerun: tuple[str, ...] = (), explain_out_of_memory: Explain = lambda **_: nullcontext(),
-    resolve_model: ResolveModel = no_registry,
+    resolve_model: ResolveModel = registered_model,
 ) -> Path:  # fmt: skip
     """Run all stages of a recipe and return the run folder. Finished stages are skipped, also those that another run
     has made in `store` (runs/.store); those in `rerun` are trained again and, with `extend`, those with more steps

@@ -1,7 +1,8 @@
 """Folders of stages that are done again, and the messages of a command that is refused.
 
     move_to_backup(folder)      a trained stage, whole, under the first free name of `<stage>.old-1`, `.old-2` ...
-    discard(folder, names)      any other stage: the files that it made are deleted, other files in the folder are kept
+    set_aside(folder)           a link to a stored stage: the link is renamed in this way, nothing is deleted
+    discard(folder, names)      a folder in the run: the files that it made are deleted, other files in it are kept
 
 A stage made the files under its `output_names` when it was done (`outputs.json`), or, where it was interrupted, all
 under these names. Nothing here ever deletes a folder `.old-N`.
@@ -56,6 +57,27 @@ def backup_path(folder: Path) -> Path:
 def move_to_backup(folder: Path) -> Path:
     """Rename a stage's folder to the first free name; returns its new path."""
     return folder.rename(backup_path(folder))
+
+
+def set_aside(link: Path) -> Path | None:
+    """Rename the link of a changed stage as `move_to_backup` does, or remove it: where another former link leads to the
+    same folder, or where the stage was interrupted and nobody put anything there. Returns its new path."""
+    others = [each for each in link.parent.glob(f"{link.name}{BACKUP_SUFFIX}*") if each.is_symlink()]
+    known = any(each.resolve() == link.resolve() for each in others)
+    if known or not ((link / DONE_FILE).exists() or foreign_files(link)):
+        link.unlink()
+        return None
+    return move_to_backup(link)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Files in a stage's folder that the stage did not make: not in the list that it left when it was done, nor, until
+    then, under the names of its outputs; all of them where neither is recorded."""
+    made = read_json(current_file(folder / FILE_LIST))
+    if isinstance(made, dict):
+        made = files_of_stage(folder, made.get("names") or ())
+    known = set(made) if isinstance(made, list) else set()
+    return sorted(path for path in _files(folder) if path not in known and not _is_pipeline_file(path))
 
 
 def files_of_stage(folder: Path, output_names: Sequence[str]) -> list[str]:

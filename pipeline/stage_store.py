@@ -1,12 +1,13 @@
-"""Stages that run once, resume where they were interrupted, and run again when their settings or inputs change.
+"""Stages that run once, are shared between runs, resume where they were interrupted, and run again when their settings
+or inputs change.
 
-A stage whose `done` holds its key (settings that affect its result, input digests, revision of its code) is skipped;
-one with the key in `stage.json` alone was interrupted, and its function is called again in its folder; one with another
-key is done again. With a content store a stage's folder lies there, under the digest of its key, and the run holds a
-relative link to it: another run with the same key links to it as well, or waits while it is being made, and what a
-changed stage was before stays in the store. Without one, and for stages that are trained again (`rerun`) or extended,
-the folder lies in the run (`stage_backup`). A `protected` stage that has made something is never replaced, nor is
-anything that it was made from. With several ranks rank 0 decides and writes.
+A stage's key (settings that affect its result, input digests, revision of its code) says where in the content store its
+folder is; the run has a link to it (`stage_folder`). A stage whose `done` holds its key is skipped; where another run
+has made it, or is making it, it is linked; one with the key in `stage.json` alone was interrupted, and its function is
+called again in its folder; one with another key is a new stage, and the former link becomes `<stage>.old-N`. A stage
+that was begun in the run itself (before there were stores, or without one) stays there. A `protected` stage that has
+made something is never replaced unasked, nor is anything that it was made from (`stage_plan`). With several ranks
+rank 0 decides and writes.
 """
 
 import logging
@@ -23,17 +24,20 @@ from brine.common.content_store import ContentStore, lock_holder, try_lock, unlo
 from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
 from brine.common.renamed import require_current_names
 from brine.pipeline import stage_backup as backup
+from brine.pipeline import stage_folder as links
 from brine.pipeline.run_lock import acquire_lock, release_lock, wait_for
 from brine.pipeline.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
+from brine.pipeline.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
 from brine.training.parallel.distributed import World
 
 logger = logging.getLogger("brine.pipeline")
 
-RERUN_FILE = "redone.json"
-"""In a folder that `rerun` has begun: the name of its predecessor."""
 EXTENDING_PREFIX = ".extending_"
-"""Before a stage's name: the folder in which it will continue with more steps."""
+"""Before the name of a stored folder, or of a stage of the run itself: what will continue with more steps."""
 BUILD_TIMEOUT_S = 4 * 3600.0
+"""How long other ranks wait for what rank 0 builds alone, and a run for what another run builds."""
+TRAINING_TIMEOUT_S = 30 * 24 * 3600.0
+"""How long a run waits for a stage that another run trains; that its process is alive is known from its lock."""
 LOCK_POLL_S = 0.5
 
 
@@ -74,12 +78,13 @@ class StageStore:
     def __enter__(self) -> "StageStore":
         if self.world.is_main:
             self._lock = acquire_lock(self.folder)
-            for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
-                try:
+            try:
+                links.check_links(self.folder)
+                for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
                     require_current_names(read_json(path), path, convert=self.folder)
-                except ValueError:
-                    self.__exit__()
-                    raise
+            except ValueError:
+                self.__exit__()
+                raise
             backup.finish_discards(self.folder)
             for fresh in self.folder.glob(f"{EXTENDING_PREFIX}*"):
                 # interrupted between two renames
@@ -114,88 +119,31 @@ class StageStore:
 
         Raises ValueError for an input that is no earlier stage and for a folder that holds something else,
         ProtectedStageError where something protected would be done again."""
-        key = _key(config, self._digests(inputs), revision)
-        folder, output_names = self.folder / name, tuple(output_names)
-        mark = self._finished(folder, key)
-        if mark is None and keep_if_inputs_change and (reason := self._stale_reason(name, key)):
-            mark = read_json(folder / DONE_FILE)
-            self.kept_stale[name] = reason
-        skipped = mark is not None and not (protected and name in self.rerun)
+        key = links.stage_key(config, self._digests(inputs), revision)
+        folder = self.folder / name
+        mark, reason = self._state(name, key, protected=protected, keep_if_inputs_change=keep_if_inputs_change)
         if on_all_ranks:
-            # rank 0 may link to a finished folder before the others look
-            skipped = self.world.broadcast(skipped)
-        if name in self.kept_stale:
-            logger.warning("%s: %s", name, self.kept_stale[name])
+            # what rank 0 sees, since it may change the folder before another rank looks
+            mark, reason = self.world.broadcast((mark, reason))
+        skipped = mark is not None and (bool(reason) or not (protected and name in self.rerun))
+        if reason:
+            self.kept_stale[name] = reason
+            logger.warning("%s: %s", name, reason)
         elif skipped:
             logger.info("%s: unchanged, skipped", name)
         elif self.world.is_main:
-            held, trouble = None, None
-            try:
-                held = self._claim(name, folder, key, on_all_ranks=on_all_ranks)
-                skipped = self._prepare(
-                    name, folder, key, protected=protected, output_names=output_names, extend=extend
-                )
-            except ValueError as error:
-                trouble = error
-            try:
-                # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
-                if on_all_ranks:
-                    self.world.broadcast({"skipped": skipped, "trouble": None if trouble is None else str(trouble)})
-                if trouble is not None:
-                    raise trouble
-                if not skipped:
-                    mark = self._build(name, folder, build, output_names=() if protected else output_names)
-            finally:
-                if held is not None:
-                    unlock(held)
+            request = StageRequest(name, folder, key, protected, tuple(output_names), extend)
+            mark, skipped = self._make(request, build, on_all_ranks=on_all_ranks)
         else:
-            if on_all_ranks:
-                while (claim := self.world.broadcast(None)) is None:
-                    pass
-                if claim["trouble"]:
-                    raise ValueError(claim["trouble"])
-                skipped = claim["skipped"]
-                if not skipped:
-                    build(folder)
-            wait_for(
-                lambda: self._finished(folder, key) is not None, run_folder=self.folder, what=name,
-                timeout_s=BUILD_TIMEOUT_S,
-            )  # fmt: skip
+            skipped = self._follow(name, folder, key, build, on_all_ranks=on_all_ranks)
             mark = self._finished(folder, key)
-        return self._add(name, mark or self._finished(folder, key), skipped=skipped)
-
-    def _claim(self, name: str, folder: Path, key: dict, *, on_all_ranks: bool) -> int | None:
-        """Hold the lock of a stage's stored folder, after any other process; None where it lies in the run."""
-        if not self._is_shared(name, folder, key):
-            return None
-        path = self.content.lock_path(self.content.path(name, key))
-        start, told = time.monotonic(), False
-        while (held := try_lock(path)) is None:
-            if not told:
-                logger.info("%s: %s is making the same; waiting for it", name, lock_holder(path))
-                told = True
-            if time.monotonic() - start > BUILD_TIMEOUT_S:
-                raise ValueError(
-                    f"{name}: waited {BUILD_TIMEOUT_S / 3600:.0f} h for {lock_holder(path)}: end it, or look at it"
-                )
-            time.sleep(LOCK_POLL_S)
-            if on_all_ranks:
-                # the others wait in a collective, which would time out
-                self.world.broadcast(None)
-        return held
-
-    def _is_shared(self, name: str, folder: Path, key: dict) -> bool:
-        """Does the folder of this stage lie in the content store? A stage that was begun in the run stays there."""
-        if self.content is None or name in self.rerun:
-            return False
-        begun = read_json(folder / STAGE_FILE)
-        return folder.is_symlink() or begun is None or bool(differences(begun, key))
+        return self._add(name, mark, skipped=skipped)
 
     def reuse(self, name: str, *, config: Any = None, inputs: Iterable[str] = (), revision: int = 1) -> bool:
         """Take over a stage that is done with this key, without doing anything; else return False."""
         if not set(inputs) <= set(self.done):
             return False
-        mark = self._finished(self.folder / name, _key(config, self._digests(inputs), revision))
+        mark = self._finished(self.folder / name, links.stage_key(config, self._digests(inputs), revision))
         if mark is not None:
             self._add(name, mark, skipped=True)
         return mark is not None
@@ -225,119 +173,193 @@ class StageStore:
         self.done[name] = PipelineStage(name, folder, mark["digest"], mark["result"], skipped, mark["wall_s"])
         return self.done[name]
 
-    def _stale_reason(self, name: str, key: dict) -> str:
-        """Why a stage whose inputs changed is kept; "" where it is not. The same on every rank."""
+    def _state(
+        self, name: str, key: dict, *, protected: bool, keep_if_inputs_change: bool
+    ) -> tuple[dict[str, Any] | None, str]:
+        """(mark of a stage that need not be done or is kept, else None; why it is kept although it changed, or "")."""
         folder = self.folder / name
-        begun = read_json(folder / STAGE_FILE)
-        if not isinstance(begun, dict) or not self._finished(folder, begun):
-            return ""
-        kept = [each for each in self.dependents_of(name) if each not in self.rerun]
-        if not kept or differences(begun.get("config"), key["config"]):
-            return ""
-        old, new = begun.get("inputs") or {}, key["inputs"]
-        changed = sorted(each for each in {*old, *new} if old.get(each) != new.get(each))
-        names = " and ".join(kept)
-        return (
-            f"changed since ({', '.join(changed)}), and kept as it was, because {names} was trained on it; "
-            "give --name NEW for a run on what is there now, or --rerun "
-            f"{' '.join(kept)}{backup.untrained_note(self, kept)} to train again (old folders are renamed)"
-        )
+        mark = self._finished(folder, key)
+        begun = links.begun_key(folder)
+        if mark is not None or begun is None or not self._finished(folder, begun):
+            return mark, ""
+        if protected:
+            if name in self.rerun or not links.only_revision_changed(begun, key):
+                return None, ""
+            again = f"--rerun {name} to train again (the old folder is renamed)"
+            reason = "is trained already by a former revision of the code, and kept as it is"
+        else:
+            kept = [each for each in self.dependents_of(name) if each not in self.rerun]
+            may_stay = keep_if_inputs_change or links.only_revision_changed(begun, key)
+            if not kept or not may_stay or differences(begun.get("config"), key["config"]):
+                return None, ""
+            old, new = begun.get("inputs") or {}, key["inputs"]
+            changed = sorted(each for each in {*old, *new} if old.get(each) != new.get(each))
+            changed += ["revision"] if begun.get("revision", 1) != key.get("revision", 1) else []
+            again = (
+                f"--rerun {' '.join(kept)}{backup.untrained_note(self, kept)} to train again (old folders are renamed)"
+            )
+            why = f"because {' and '.join(kept)} was trained on it"
+            reason = f"changed since ({', '.join(changed)}), and kept as it was, {why}"
+        return read_json(folder / DONE_FILE), f"{reason}; give --name NEW for a run on what is there now, or {again}"
 
-    def _build(self, name: str, folder: Path, build: Callable, *, output_names: tuple[str, ...]) -> dict[str, Any]:
-        start = time.perf_counter()
+    def _make(self, request: StageRequest, build: Callable, *, on_all_ranks: bool) -> tuple[dict[str, Any], bool]:
+        """(mark, whether another run has done it); `_follow` hears of it on the other ranks."""
+        tell = self.world.broadcast if on_all_ranks else lambda _: None
+        held, mark, trouble = None, None, None
+        try:
+            plan = plan_stage(self, request)
+            if plan.stored:
+                held = self._hold(request, plan.target, tell)
+            mark = self._begin(request, plan)
+        except ValueError as error:
+            trouble = error
+        try:
+            # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
+            tell(("trouble", str(trouble)) if trouble is not None else ("found" if mark else "build", ""))
+            if trouble is not None:
+                raise trouble
+            if mark is not None:
+                logger.info("%s: made by another run, linked", request.name)
+                return mark, True
+            return self._build(request, build), False
+        finally:
+            if held is not None:
+                unlock(held)
+
+    def _hold(self, request: StageRequest, target: Path, tell: Callable) -> int:
+        """Hold the lock of a stored folder, after any other process; raises ValueError where that takes too long."""
+        path = links.lock_path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start, limit_s = time.monotonic(), TRAINING_TIMEOUT_S if request.protected else BUILD_TIMEOUT_S
+        told = False
+        while (held := try_lock(path)) is None:
+            if not told:
+                logger.info("%s: %s is making the same; waiting for it", request.name, lock_holder(path))
+                told = True
+            if time.monotonic() - start > limit_s:
+                raise ValueError(
+                    f"{request.name}: waited {limit_s / 3600:.0f} h for {lock_holder(path)}: end it, or look at it"
+                )
+            time.sleep(LOCK_POLL_S)
+            # the others wait in a collective, which would time out
+            tell(("wait", ""))
+        return held
+
+    def _follow(self, name: str, folder: Path, key: dict, build: Callable, *, on_all_ranks: bool) -> bool:
+        """On another rank: take part, or wait until rank 0 is done. Returns whether another run has done it."""
+        word, text = self.world.broadcast(None) if on_all_ranks else ("", "")
+        while word == "wait":
+            word, text = self.world.broadcast(None)
+        if word == "trouble":
+            raise ValueError(text)
+        if word == "build":
+            build(folder)
+        wait_for(
+            lambda: self._finished(folder, key) is not None, run_folder=self.folder, what=name,
+            timeout_s=BUILD_TIMEOUT_S if on_all_ranks else 2 * BUILD_TIMEOUT_S,
+        )  # fmt: skip
+        return word == "found"
+
+    def _build(self, request: StageRequest, build: Callable) -> dict[str, Any]:
+        start, folder = time.perf_counter(), request.folder
+        stored = links.stored_target(folder)
         # as it was begun, perhaps by an earlier version: later stages know it by that name
         key = read_json(folder / STAGE_FILE)
         result = to_plain(build(folder) or {})
         mark = {"key": key, "digest": digest({"key": key, "fingerprint": result.get("fingerprint")})}
         mark |= {"result": result, "wall_s": round(time.perf_counter() - start, 3)}
-        if output_names:
-            write_json(folder / FILE_LIST, backup.files_of_stage(folder, output_names))
-        if folder.is_symlink():
-            ContentStore.finish(folder.resolve(), mark)
+        if request.output_names and (stored is not None or not request.protected):
+            write_json(folder / FILE_LIST, backup.files_of_stage(folder, request.output_names))
+        if stored is not None:
+            ContentStore.finish(stored, mark)
         else:
             write_json(folder / DONE_FILE, mark)
-        logger.info("%s: done in %.1f s", name, mark["wall_s"])
+        logger.info("%s: done in %.1f s", request.name, mark["wall_s"])
         return mark
 
-    def _prepare(
-        self, name: str, folder: Path, key: dict, *, protected: bool, output_names: tuple[str, ...],
-        extend: Callable | None,
-    ) -> bool:  # fmt: skip
-        """Make the folder ready for `build`; returns whether another run has made everything already."""
-        if folder.is_symlink() and name not in self.rerun and self._finished(folder, key) is not None:
-            return True
-        begun = read_json(folder / STAGE_FILE)
-        has_made, wants_rerun = backup.is_protected(folder), name in self.rerun
-        rerun = protected and wants_rerun and has_made
-        # a rerun that was interrupted resumes with the same command
-        again = rerun and ((folder / DONE_FILE).exists() or not (folder / RERUN_FILE).exists())
-        changes = [] if begun is None else differences(begun, key)
+    def _begin(self, request: StageRequest, plan: StagePlan) -> dict[str, Any] | None:
+        """Make a stage's folder ready for `build`, or return the mark of one that another process has finished."""
+        name, folder, key, target = request.name, request.folder, request.key, plan.target
+        wants_rerun = name in self.rerun
+        found = self._finished(target, key) if plan.stored else None
+        if found is None and plan.extends and (not plan.stored or links.begun_key(target) is None):
+            self._extend(request, target)
+        if plan.stored and found is None:
+            self._begin_stored(request, target)
         old = None
-        if begun is None:
-            # what is written before a stage is begun
-            first = (f".{STAGE_FILE}.", f".{RERUN_FILE}.")
-            names = [path.name for path in folder.iterdir()] if folder.exists() and not folder.is_symlink() else []
-            if any(name != RERUN_FILE and not name.startswith(first) for name in names):
-                raise ValueError(
-                    f"{folder} is not empty and holds no {STAGE_FILE}, so this pipeline did not make it: move it away, "
-                    "or choose another run folder"
-                )
-        elif not changes and not again:
-            logger.info("%s: was interrupted, resumes", name)
-            if not wants_rerun:
-                (folder / RERUN_FILE).unlink(missing_ok=True)
-            # a done mark that exists all the same was not whole
-            (folder / DONE_FILE).unlink(missing_ok=True)
-            return False
-        elif protected and has_made:
-            if extend is not None and not wants_rerun and begun.get("inputs") == key["inputs"]:
-                self._extend(name, folder, key, extend)
-                return False
-            if not wants_rerun:
-                raise ProtectedStageError(backup.refusal_message(self, [name], changes))
-            old = backup.move_to_backup(folder)
-            why = f"because it changed: {backup.first_changes(changes)}" if changes else "as asked for"
-            logger.info("%s: done again, %s; its old folder is kept as %s", name, why, old)
-        else:
-            if kept := [each for each in self.dependents_of(name) if each not in self.rerun]:
-                raise ProtectedStageError(backup.refusal_message(self, kept, [f"{name}: {each}" for each in changes]))
-            logger.info("%s: done again, because it changed: %s", name, backup.first_changes(changes))
-            if folder.is_symlink():
-                logger.info("%s: what it was before stays in %s", name, folder.resolve())
-            elif others := backup.discard(folder, output_names):
-                logger.warning("%s: files there that the pipeline did not make are kept in %s", name, others)
-        if self._is_shared(name, folder, key):
-            stored = self.content.path(name, key)
-            stored.mkdir(parents=True, exist_ok=True)
-            link_to(folder, stored)
-            if self._finished(stored, key) is not None:
-                logger.info("%s: made by another run, linked", name)
-                return True
-            if not differences(read_json(stored / STAGE_FILE), key):
-                logger.info("%s: was begun by another run, resumes", name)
-                return False
-        folder.mkdir(parents=True, exist_ok=True)
-        # before the key, without which the folder is not begun
-        if rerun and old is not None:
-            write_json(folder / RERUN_FILE, {"before": old.name})
-        elif not wants_rerun:
+        if plan.replaces and not (plan.extends and not plan.stored):
+            old = self._replace(request, plan)
+        if not wants_rerun:
+            rerun_record(self.folder, name).unlink(missing_ok=True)
             (folder / RERUN_FILE).unlink(missing_ok=True)
-        write_json(folder / STAGE_FILE, deciding(key))
-        return False
+        if not plan.stored:
+            folder.mkdir(parents=True, exist_ok=True)
+            if old is not None and request.protected:
+                # before the key, without which the folder is not begun
+                write_json(folder / RERUN_FILE, {"before": old.name})
+            self._write_key(request, folder)
+        elif not folder.is_symlink():
+            links.link_to(folder, target, store=self.content.root)
+        return found
 
-    def _extend(self, name: str, folder: Path, key: dict, extend: Callable[[Path, Path], None]) -> None:
-        fresh = self.folder / f"{EXTENDING_PREFIX}{name}"
+    def _begin_stored(self, request: StageRequest, target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        changes = links.key_changes(begun, request.key) if (begun := links.begun_key(target)) is not None else []
+        if changes:
+            text = backup.first_changes(changes)
+            raise ValueError(f"{target} holds another stage than its name says ({text}): move it away")
+        if begun is None:
+            write_json(target / FILE_LIST, {"names": list(request.output_names)})
+        elif not request.folder.is_symlink():
+            logger.info("%s: was begun by another run, resumes", request.name)
+        self._write_key(request, target)
+
+    def _write_key(self, request: StageRequest, target: Path) -> None:
+        if links.begun_key(target) is None:
+            write_json(target / STAGE_FILE, deciding(request.key))
+        # a mark that exists all the same was not whole
+        (target / DONE_FILE).unlink(missing_ok=True)
+        links.allow_writing(target)
+
+    def _replace(self, request: StageRequest, plan: StagePlan) -> Path | None:
+        """Take the present folder's name away, after the reason is told; returns the former folder's new path."""
+        name, folder = request.name, request.folder
+        if request.protected and backup.is_protected(folder):
+            if plan.stored and not plan.extends:
+                write_json(rerun_record(self.folder, name), {
+                    "before": backup.backup_path(folder).name, "target": plan.target.name
+                })  # fmt: skip
+            old = backup.move_to_backup(folder)
+        elif folder.is_symlink():
+            old = backup.set_aside(folder)
+        else:
+            logger.info("%s: %s", name, plan.why)
+            if others := backup.discard(folder, request.output_names):
+                logger.warning("%s: files there that the pipeline did not make are kept in %s", name, others)
+            return None
+        logger.info("%s: %s%s", name, plan.why, f"; its old folder is kept as {old}" if old else "")
+        return old
+
+    def _extend(self, request: StageRequest, target: Path) -> None:
+        """Fill a folder with what a stage continues from, and put it in place."""
+        name, folder = request.name, request.folder
+        fresh = target.with_name(f"{EXTENDING_PREFIX}{target.name}")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         try:
-            extend(folder, fresh)
+            request.extend(folder, fresh)
         except ValueError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise ProtectedStageError(backup.extension_refusal(self, name, str(error))) from error
-        write_json(fresh / STAGE_FILE, deciding(key))
-        old = backup.move_to_backup(folder)
-        os.rename(fresh, folder)
-        logger.info("%s: continues with more steps; its old folder is kept as %s", name, old)
+        write_json(fresh / STAGE_FILE, deciding(request.key))
+        if target != folder:
+            write_json(fresh / FILE_LIST, {"names": list(request.output_names)})
+            # of a folder that was made and not begun nothing else is there
+            (target / FILE_LIST).unlink(missing_ok=True)
+        else:
+            old = backup.move_to_backup(folder)
+            logger.info("%s: continues with more steps; its old folder is kept as %s", name, old)
+        os.rename(fresh, target)
 
     def _digests(self, inputs: Iterable[str] | Mapping[str, str]) -> dict[str, str]:
         if isinstance(inputs, Mapping):
@@ -349,21 +371,7 @@ class StageStore:
     @staticmethod
     def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
         mark = read_json(folder / DONE_FILE)
-        return mark if isinstance(mark, dict) and not differences(mark.get("key"), key) else None
-
-
-def _key(config: Any, inputs: dict[str, str], revision: int) -> dict[str, Any]:
-    # the first revision is not named, as it was not before there were others
-    return {"config": config, "inputs": inputs} | ({"revision": revision} if revision != 1 else {})
-
-
-def link_to(link: Path, folder: Path) -> None:
-    """Make or replace a relative link, in one rename."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    fresh = link.with_name(f".{link.name}.{os.getpid()}.link")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(folder.resolve(), link.parent.resolve()))
-    os.replace(fresh, link)
+        return mark if isinstance(mark, dict) and not links.key_changes(mark.get("key"), key) else None
 
 
 @contextmanager

@@ -16,9 +16,7 @@ import numpy as np
 
 from brine.common.files import digest, file_digest, finite, read_json, to_plain
 from brine.common.renamed import current_file
-from brine.data.corpus.store import EncodedCorpus
-from brine.evals.run_files import stage_costs
-from brine.inference.load import TOKENIZER
+from brine.inference.registered import TOKENIZER, WEIGHTS
 from brine.registry.history import History
 from brine.registry.lineage import Lineage, read_stage, seeds_in, trace
 
@@ -34,6 +32,9 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
 
     Raises ValueError for a stage that is not finished. What cannot be found is listed under `missing`.
     """
+    # imported late: what only reads cards needs no torch
+    from brine.evals.run_files import stage_costs
+
     lineage = trace(run, stage)
     top = read_stage(run / stage)
     assert top is not None and top.weights is not None
@@ -46,7 +47,7 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
     code = lineage.code.get(top.name) or {}
     names = {entry["name"] for entry in lineage.stages.values()}
     card = {
-        "weights": file_digest(run / stage / "model" / "model.safetensors"),
+        "weights": file_digest(run / stage / "model" / WEIGHTS),
         "run": run.resolve().name,
         "stage": stage,
         "commit": code.get("commit"),
@@ -83,6 +84,8 @@ def consent_counts(run: Path, lineage: Lineage) -> dict[str, int | None]:
     }
     if not classes:
         return {UNKNOWN: documents}
+    from brine.data.corpus.store import EncodedCorpus
+
     corpus = EncodedCorpus.open(store)
     counts = Counter(dict.fromkeys(classes.values(), 0))
     for name, count in zip(corpus.sources, np.bincount(corpus.source, minlength=len(corpus.sources)), strict=True):

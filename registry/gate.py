@@ -14,7 +14,7 @@ chance alone, and are the difference of two means over S seeds that one of G gua
 
 at least 1 % of the champion's value, for what hardly varies (memory). Equal guards then all stay within their margins
 in 95 % of cases at least, whatever K is, and a worsening of twice the margin passes it as surely as chance does not.
-What K decides is how wide margins are: for 8 guards t is 2.9 at K = 20, 4.3 at 5 and 8.9 at 3. So 5 equal trainings
+What K decides is how wide margins are: for 8 guards t is 2.8 at K = 20, 4.3 at 5 and 8.9 at 3. So 5 equal trainings
 are recommended, of which the champion's confirmation seeds are a part, and 3 is the least. `python -m
 benchmarks.statistics.gate` measures all this, with `docs/gate_power.png`.
 

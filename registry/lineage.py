@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import digest, file_digest, read_json
-from brine.inference.load import WEIGHTS
+from brine.inference.registered import WEIGHTS
 from brine.pipeline.stage_backup import DONE_FILE
 
 STORE_FOLDER = ".store"

@@ -1,8 +1,9 @@
 """Measurements of registered models: which suite, part, machine, precision and revision of the code they are of.
 
 Two models are compared on records that agree in all of these (`common_conditions`), so that a difference is one of the
-models. `measure_on_suite` of `brine.evals` leaves a folder with `measurements.jsonl` and `result.json`; a record keeps
-both and the definitions of the measures, so that it is readable without the suite.
+models. `measure_on_suite` of `brine.evals` leaves a folder with `measurements.jsonl`, `timing.jsonl` and `result.json`;
+a record keeps all measurements in one file, and the definitions of the measures, so that it is readable without the
+suite.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from brine.common.files import read_json, to_plain
+from brine.common.files import digest, read_json, to_plain
 from brine.evals.measurement import MEASUREMENTS_FILE, Measurement, MeasureSpec, load_measurements
 
-RESULT_FILE = "result.json"
+RESULT_FILE, TIMING_FILE = "result.json", "timing.jsonl"
 DEV, GATE = "dev", "gate"
 
 
@@ -75,6 +76,10 @@ def read_result(
             f"{folder} is of the suite {str(said)[:12]}, not {suite.name} ({suite.digest[:12]}): measure it again"
         )
     parts = load_measurements(folder / MEASUREMENTS_FILE, suite.measures)
+    if (folder / TIMING_FILE).is_file():
+        # what a clock says lies apart
+        for part, timed in load_measurements(folder / TIMING_FILE, suite.measures).items():
+            parts.setdefault(part, {}).update(timed)
     if not parts:
         raise ValueError(f"{folder / MEASUREMENTS_FILE} holds no measurement: measure the model again")
     record = {"suite": suite_identity(suite), "parts": sorted(parts), "measures": to_plain(suite.measures)}
@@ -84,6 +89,11 @@ def read_result(
             raise ValueError(f"{folder / RESULT_FILE} does not say on what {name}: measure the model again")
         record[name] = str(value) if not isinstance(value, Mapping) else str(value.get("id", sorted(value.items())))
     return record, parts
+
+
+def measurement_digest(found: Measurement) -> str:
+    """Of a measurement's cases and numbers, in the order of the cases."""
+    return digest(sorted(zip(found.case, found.numerator.tolist(), found.denominator.tolist(), strict=True)))
 
 
 def specs_of(record: Mapping[str, Any]) -> tuple[MeasureSpec, ...]:

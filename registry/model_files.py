@@ -17,18 +17,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from brine.common.files import file_digest, sync_folder
-from brine.inference.load import CONFIG, TOKENIZER, WEIGHTS
+from brine.inference.registered import CONFIG, TOKENIZER, WEIGHTS
 
 MODEL_FILES = (CONFIG, WEIGHTS, TOKENIZER)
 CARD_FILE, RECIPE_FILE, RECORD_FILE = "card.json", "recipe.json", "record.json"
 
 
-def link_or_copy(source: Path, target: Path, *, link: bool = True) -> None:
-    """A read-only hard link to a file, or a flushed copy where its file system cannot link, or without `link`."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """A read-only hard link to a file, or a flushed copy where its file system cannot link."""
     source = source.resolve()
     try:
-        if not link:
-            raise OSError
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)

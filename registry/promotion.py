@@ -123,7 +123,7 @@ def prepare(
     """Check a request and read its measurements. forced: what would be refused is a reason to be recorded instead.
 
     Raises ValueError for a request that cannot be answered: the same model twice, another setting, a revoked model, too
-    few seeds, measurements that are missing or of different machines.
+    few seeds, measurements that are missing or of different machines, damaged weights.
     """
     history, cards = registry.history, {}
     if len(set(candidates)) != len(candidates) or not candidates:
@@ -185,6 +185,9 @@ def prepare(
     median = ordered[0]
     if measured:
         median = ordered[gate.median_seed([measured[model][DEV] for model in ordered], suite.primary)]
+    # before the gate is asked, and while others may write
+    if damage := damaged_files(registry.folder_of(median), history.added[median]["files"]):
+        raise ValueError(f"{damage[0]}: put it back from a copy before it is promoted")
     return PreparedPromotion(
         suite, ordered, champion, champions, equals, paired, conditions, measured, tuple(reasons), median
     )
@@ -195,8 +198,8 @@ def commit_promotion(
 ) -> Promotion:
     """Write the answer, and the promotion where it passed or is forced; the caller holds the registry's lock.
 
-    Raises ChampionChangedError where the champion is no longer the one that was compared with, ValueError for damaged
-    weights.
+    Raises ChampionChangedError where the champion is no longer the one that was compared with, ValueError for a
+    candidate that was revoked meanwhile.
     """
     history, model = registry.history, asked.median
     suite = suite_identity(asked.suite)
@@ -226,8 +229,6 @@ def commit_promotion(
     if not answer.passed and forced is None:
         registry.commit([gate])
         return Promotion(None, asked.champion, answer, uses, asked.candidates)
-    if damage := damaged_files(registry.folder_of(model), history.added[model]["files"]):
-        raise ValueError(f"{damage[0]}: put it back from a copy before it is promoted")
     lines: list[dict[str, Any]] = [gate]
     if forced is not None:
         lines.append({"event": "force", "model": model, "reason": forced, "overrides": list(answer.reasons)})

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.content_store import file_lock
-from brine.common.files import digest, file_digest, sync_folder, write_json, write_text
-from brine.inference.load import STAGE_PREFERENCE, find_model_folder
-from brine.inference.registered import CHAMPION, MODELS, resolve_registered
+from brine.common.files import digest, sync_folder, write_json, write_text
+from brine.evals.measurement import MEASUREMENTS_FILE, save_measurements
+from brine.inference.registered import CHAMPION, MODELS, STAGE_PREFERENCE, resolve_registered
 from brine.registry.card import base_digest, card_base, card_text, make_card
 from brine.registry.chained_log import LOG_FILE, ChainedLog, LogScan
 from brine.registry.history import History
-from brine.registry.measured import MEASUREMENTS_FILE, SuiteInfo, read_result
+from brine.registry.measured import SuiteInfo, measurement_digest, read_result
 from brine.registry.model_files import (
     CARD_FILE,
     MODEL_FILES,
@@ -117,6 +117,9 @@ class Registry:
 
         A model that is there already is left as it is. Raises ValueError for a run without a finished model.
         """
+        # imported late: a way back needs no torch
+        from brine.inference.load import find_model_folder
+
         run = Path(run)
         if stage is None:
             folder = find_model_folder(run)
@@ -163,14 +166,16 @@ class Registry:
     def measure(self, name: str, folder: Path, suite: SuiteInfo) -> str:
         """Keep what `measure_on_suite` left in a folder for a model; returns the digest of the record."""
         model = self.digest_of(name)
-        record, _ = read_result(Path(folder), suite, model)
-        key = digest([record, file_digest(Path(folder) / MEASUREMENTS_FILE)])
+        record, parts = read_result(Path(folder), suite, model)
+        key = digest([record, {part: {name: measurement_digest(each) for name, each in found.items()}
+                               for part, found in parts.items()}])  # fmt: skip
         target = self.folder_of(model) / "measured" / key
 
         def fill(made: Path) -> None:
-            link_or_copy(Path(folder) / MEASUREMENTS_FILE, made / MEASUREMENTS_FILE, link=False)
+            save_measurements(made / MEASUREMENTS_FILE, parts)
             write_json(made / RECORD_FILE, record)
-            take_write_bits(made / RECORD_FILE)
+            for name in (MEASUREMENTS_FILE, RECORD_FILE):
+                take_write_bits(made / name)
 
         with self._locked(f"adding measurements of {model[:12]}"):
             if any(each["folder"] == key for each in self.history.measured.get(model, ())):

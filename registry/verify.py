@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from brine.common.files import parse_object
-from brine.inference.load import WEIGHTS
-from brine.inference.registered import CHAMPION, MODELS
+from brine.inference.registered import CHAMPION, MODELS, WEIGHTS
 from brine.registry.card import base_digest, card_base, card_text
 from brine.registry.chained_log import ChainedLog
 from brine.registry.history import History

@@ -19,11 +19,14 @@ from brine.data.tokenizer import train_tokenizer
 from brine.evals.config import EvalConfig
 from brine.evals.evaluate import evaluate
 from brine.evals.run_files import build_summary
+from brine.experiments.cli import main as experiments_command
+from brine.experiments.planning.plan import load_plan
 from brine.kernels.attention import Spans, attention
 from brine.model.transformer import Transformer
 from brine.recipes.launch import parse
 from brine.recipes.registry import find_recipe, recipe_names
 from brine.training.config import RuntimeConfig
+from brine.training.logging.metrics import RunLog, make_sinks, sink_names
 from tests.conftest import CONFIG, ENCODE
 from tests.paths import ROOT
 from tests.test_structure import SOURCES
@@ -108,6 +111,30 @@ def test_a_metric_of_a_package(package, tmp_path):
     assert build_summary(tmp_path / "run")["metrics"] == results["metrics"]
 
 
+def test_an_experiment_of_a_package(package, tmp_path, capsys):
+    assert experiments_command(["plan", "rates", "--runs", str(tmp_path)]) == 0
+    plan = load_plan(tmp_path / "rates")
+    assert [trial.name for trial in plan.trials][::3] == ["01-seed0", "02-seed0"]
+    assert "Is a higher rate better?" in capsys.readouterr().out
+    assert experiments_command(["plan", "rate", "--runs", str(tmp_path)]) == 2
+    assert "did you mean rates?" in capsys.readouterr().err
+
+
+def test_a_sink_of_a_package(package, tmp_path):
+    assert "losses" in sink_names() and parse(["demo", "--tracker", "losses"]).tracker == "losses"
+    record = RunLog(tmp_path, sinks=make_sinks(tmp_path, "losses"))
+    for step in (1, 2, 3, 4):
+        record.metrics({"step": step, "loss": 5.0 - step})
+    record.truncate(2)
+    record.metrics({"step": 3, "loss": 9.0})
+    record.finish()
+    assert (tmp_path / "losses" / "losses.txt").read_text() == "1 4.0\n2 3.0\n3 9.0\n"
+    # a resume keeps a sink that was there before, whether or not it is asked for
+    assert [type(sink).__name__ for sink in make_sinks(tmp_path, None)] == ["LossFile"]
+    with pytest.raises(ValueError, match="tracker = 'odd' is unknown: choose one of tensorboard, losses"):
+        make_sinks(tmp_path, "odd")
+
+
 def test_an_attention_backend_of_a_package(package):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 5, 2, 8, generator=generator, requires_grad=True) for _ in range(3))
@@ -129,7 +156,7 @@ def test_an_attention_backend_of_a_package(package):
         RuntimeConfig(attention_backend="mine")
 
 
-@pytest.mark.parametrize("group", ["recipes", "formats", "filters", "metrics"])
+@pytest.mark.parametrize("group", ["recipes", "formats", "filters", "metrics", "experiments", "sinks"])
 def test_a_broken_package_is_named(group, tmp_path, monkeypatch):
     install(tmp_path, "broken-package", f"[brine.{group}]\nodd = broken_module:odd\n", {"broken_module.py": "1 / 0\n"})
     monkeypatch.syspath_prepend(tmp_path)

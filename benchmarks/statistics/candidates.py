@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brine.evals.comparison.seed_variance import CrossedVariance, crossed_variance, holm_adjusted
 from brine.evals.measurement import Measurement, MeasureSpec
-from brine.evals.seed_variance import CrossedVariance, crossed_variance, holm_adjusted
 from brine.registry.gate import FAMILY_ERROR, margin_factor
 
 LEVEL = 1000.0

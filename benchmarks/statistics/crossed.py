@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from brine.evals.seed_variance import CrossedVariance, crossed_variance
+from brine.evals.comparison.seed_variance import CrossedVariance, crossed_variance
 
 SIZES = ("equal", "lognormal", "pareto")
 FORMS = ("bits", "gain", "unpaired")
-CHUNK_CELLS = 2_000_000
-"""Problems are made in chunks of about so many numbers."""
+CHUNK_CELLS = 100_000
+"""Problems are made in chunks of about so many numbers, which stay in a core's cache."""
 
 
 @dataclass(frozen=True)

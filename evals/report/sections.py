@@ -53,7 +53,8 @@ def headline_cards(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     salt = summary.get("salt") or {}
     equal = salt.get("equal_steps") or {}
     if equal.get("difference") is not None:
-        below = f"nats per token at equal steps{_over_documents(equal)}"
+        ends = interval(equal, 3)
+        below = f"nats per token at equal steps{', ' if ends else ''}{ends}"
         add("Loss with SALT minus without", number(equal["difference"]), below, badge="one seed: no verdict")
     if summary.get("wall_s") is not None:
         memory = summary.get("peak_rss_gib")
@@ -122,7 +123,7 @@ def salt_section(
     ]
     rows = [
         [title, number(entry.get("ours")), number(entry.get("theirs")), number(entry.get("difference"), 4),
-         interval(entry, 4), "not compared" if entry.get("difference") is None else "no verdict: one seed"]
+         interval(entry, 4), "not compared" if entry.get("difference") is None else "no verdict"]
         for _, title, entry in named
     ]  # fmt: skip
     return {
@@ -167,23 +168,17 @@ def salt_sentence(compare: Mapping[str, Any]) -> str:
 
 
 def _standing(entry: Mapping[str, Any], *, whole: bool = False) -> str:
-    """ "0.0060 below" with the interval over documents; whole: as a sentence about the loss with SALT."""
+    """ "0.0060 below"; whole: as a sentence about the loss with SALT."""
     difference = entry.get("difference")
     if difference is None:
         return "the models were not compared"
     if not difference:
         return "the loss with SALT equals the baseline's" if whole else "the same"
     side = "above" if difference > 0 else "below"
-    size = f"{number(abs(float(difference)), 4)}"
+    size = number(abs(float(difference)), 4)
     if not whole:
-        return f"{size} {side}{_over_documents(entry)}"
-    return f"the loss with SALT is {size} nats per token {side} the baseline's{_over_documents(entry)}"
-
-
-def _over_documents(entry: Mapping[str, Any]) -> str:
-    """The interval as an aside, "" without one."""
-    ends = interval(entry, 4)
-    return f" ({ends} over documents)" if ends else ""
+        return f"{size} {side}"
+    return f"the loss with SALT is {size} nats per token {side} the baseline's"
 
 
 def losses_section(results: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -51,11 +51,16 @@ def start_process(job: TrialJob, environment: dict[str, str] | None = None) -> s
     """Start a job as a process group of its own."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     added = {**job.environment, PARENT_VARIABLE: str(os.getpid()), **(environment or {})}
-    with open(job.log, "ab") as log:
-        return subprocess.Popen(
-            job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            cwd=job.log.parent, env=os.environ | added,
-        )  # fmt: skip
+    # Ray's workers block SIGINT, and a process inherits what its parent's thread blocks
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        with open(job.log, "ab") as log:
+            return subprocess.Popen(
+                job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                cwd=job.log.parent, env=os.environ | added,
+            )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def kill_group(process: subprocess.Popen) -> None:

@@ -67,12 +67,13 @@ def _files() -> list[tuple[Path, str]]:
         listed = _git_files(root)
         if listed is not None:
             return [(root / name, name) for name in listed if _is_code(root / name, name)]
-        folders = [root]
+        # a copy without git may hold an environment and runs
+        tops = [path for path in sorted(root.iterdir()) if path.name not in LEFT_OUT and path.name[0] != "."]
     else:
-        folders = [root / "brine"]
-    found = [path for folder in folders for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts]
-    named = [(path, path.relative_to(root).as_posix()) for path in found]
-    return [(path, name) for path, name in named if _is_code(path, name) and not name.startswith(".")]
+        tops = [root / "brine"]
+    inside = [path for top in tops for path in [top, *sorted(top.rglob("*"))] if "__pycache__" not in path.parts]
+    named = [(path, path.relative_to(root).as_posix()) for path in inside]
+    return [(path, name) for path, name in named if _is_code(path, name)]
 
 
 def _is_code(path: Path, name: str) -> bool:

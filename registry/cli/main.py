@@ -7,6 +7,7 @@ The last line printed is one JSON object; tables before it are for people. Exit 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,10 +83,11 @@ class MeasureRequest(RegistryOptions, ComputeOptions):
         models, records = [registry.digest_of(name) for name in self.models], []
         device, dtype = self.resolve() if self.measured is None else (None, None)
         for model in models:
-            folder = self.measured
-            if folder is None:
-                folder = measure_model(registry.folder_of(model), suite, device=device, compute_dtype=dtype)
-            records.append(registry.measure(model, folder, suite))
+            with tempfile.TemporaryDirectory(prefix="brine-registry-") as scratch:
+                folder = self.measured or Path(scratch) / "measured"
+                if self.measured is None:
+                    measure_model(registry.folder_of(model), suite, folder, device=device, compute_dtype=dtype)
+                records.append(registry.measure(model, folder, suite))
         _say({"registry": str(self.root), "models": models, "records": records})
 
 

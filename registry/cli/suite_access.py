@@ -1,4 +1,4 @@
-"""Suites by path or name, and a registered model measured on one (`brine.evals.suites`)."""
+"""Suites by path or name, and registered models measured on one (`brine.evals.suites`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from brine.registry.measured import RESULT_FILE, SuiteInfo
+from brine.registry.measured import SuiteInfo
 
 PARTS = ("dev", "test", "gate")
 
@@ -16,13 +16,12 @@ def open_suite(name: str) -> SuiteInfo:
     return _suites("suite").Suite.open(name)
 
 
-def measure_model(folder: Path, suite: SuiteInfo, *, device: Any, compute_dtype: Any) -> Path:
-    """Measure a model on all parts of a suite; returns the folder with `measurements.jsonl` and `result.json`."""
-    _suites("measure").measure_on_suite(folder, suite, part=PARTS, device=device, compute_dtype=compute_dtype)
-    found = folder / "suites" / suite.name
-    if not (found / RESULT_FILE).is_file():
-        raise ValueError(f"{found / RESULT_FILE} is missing after measuring: measure it again")
-    return found
+def measure_model(folder: Path, suite: SuiteInfo, out: Path, *, device: Any, compute_dtype: Any) -> None:
+    """Measure a model on all parts of a suite, latency and memory too, and write what `Registry.measure` reads into
+    `out`. Nothing is taken from a cache: the champion is to be measured again."""
+    _suites("measure").measure_on_suite(
+        folder, suite, part=PARTS, device=device, compute_dtype=compute_dtype, cache=None, out=out
+    )
 
 
 def _suites(module: str) -> Any:

@@ -19,7 +19,7 @@ from brine.data.document import Document, parse_document
 from brine.salt.self_play.config import SelfPlayConfig
 from brine.salt.self_play.families import FAMILIES, LEVELS, WRITING, Scene
 from brine.salt.self_play.model_answers import ModelAnswers
-from brine.salt.self_play.scene import SceneQuestion, is_right
+from brine.salt.self_play.scene import SceneQuestion, matches_answer
 from brine.salt.self_play.source_text import SourceText, seed_of
 from brine.synth.config import SynthError
 from brine.synth.plan import media_path
@@ -156,7 +156,7 @@ def _check(
     num_targets: int, config: SelfPlayConfig,
 ) -> PlayedCase:  # fmt: skip
     """The rule: right answers are counted, and what is right and not certain becomes a document."""
-    num_right = sum(is_right(response, question) for response in responses)
+    num_right = sum(matches_answer(response, question) for response in responses)
     agrees = num_right >= config.certain_agreement * len(responses)
     outcome: CaseOutcome = "uncertain"
     if not num_right or confidence != confidence:

@@ -77,7 +77,7 @@ def normalise_answer(text: str) -> str:
     return re.sub(r"[ \t\r]+", " ", line).strip(" ")
 
 
-def is_right(response: str, question: SceneQuestion) -> bool:
+def matches_answer(response: str, question: SceneQuestion) -> bool:
     """Whether a response is the answer."""
     return normalise_answer(response) == question.answer
 

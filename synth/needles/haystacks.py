@@ -108,6 +108,20 @@ class HaystackBuilder(AbstractContextManager):
 
     def make(self, task: str, *, num_tokens: int, number: int, num_needles: int = 10) -> Haystack:
         """Haystack `number` of a task. Raises ValueError for an unknown task, and where the needles do not fit."""
+        joined, needles, starts = self.chunks(task, num_tokens=num_tokens, number=number, num_needles=num_needles)
+        sequence = assemble_chunks(joined, self.config)
+        position = float(sequence.position[-1].max()) + 1
+        questions = []
+        for index, fact in enumerate(needles):
+            ids = self.tokenizer.encode(needle.question(fact.key))
+            prompt = assemble_chunks([ids], self.config, position_offset=position)
+            questions.append(NeedleQuestion(prompt, fact.answer, starts[index] / len(sequence), fact.key))
+        return Haystack(sequence, tuple(questions))
+
+    def chunks(
+        self, task: str, *, num_tokens: int, number: int, num_needles: int = 10
+    ) -> tuple[list[TokensOrMedia], list[needle.Needle], dict[int, int]]:
+        """The chunks of a haystack, its needles, and the token at which each begins. Raises as `make` does."""
         if task not in TASKS:
             raise ValueError(f"unknown modality {task!r}: choose from {', '.join(TASKS)}")
         if num_needles < 1:
@@ -130,14 +144,7 @@ class HaystackBuilder(AbstractContextManager):
         depths = [(index + rng.random()) / num_needles for index in range(num_needles)]
         placed = [*zip(depths, first, range(num_needles), strict=True), *((rng.random(), said, -1) for said in rest)]
         joined, starts = _interleave(haystack, sorted(placed, key=lambda item: item[0]), budget)
-        sequence = assemble_chunks(joined, self.config)
-        position = float(sequence.position[-1].max()) + 1
-        prompts = [assemble_chunks([ids], self.config, position_offset=position) for ids in question_ids]
-        questions = (
-            NeedleQuestion(prompt, fact.answer, starts[index] / len(sequence), fact.key)
-            for index, (fact, prompt) in enumerate(zip(needles, prompts, strict=True))
-        )
-        return Haystack(sequence, tuple(questions))
+        return joined, needles, starts
 
     def _haystack(self, task: str, num_tokens: int, rng: random.Random, taken: set[str]) -> list[TokensOrMedia]:
         """Lines from one position on, and media; for MULTIKEY needles that nobody asks for. The last line is cut."""

@@ -12,7 +12,7 @@ from brine.data.corpus.store import build_corpus
 from brine.data.filters.registry import run_filters
 from brine.evals.cli import compare, report
 from brine.evals.cli import evaluate as measure
-from brine.evals.compare import load_losses
+from brine.evals.comparison.runs import load_losses
 from brine.evals.report.sections import record_section
 from brine.inference.load import load
 from tests.evals.command_runs import ARGUMENTS, ENCODE, KINDS, last_line

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from brine.evals.compare import compare_seeds, format_seeds
-from brine.evals.compare_arms import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, validation_curve_of
+from brine.evals.comparison.arms import at_equal_cost, at_equal_steps, compare_arms, cost_to_match, validation_curve_of
+from brine.evals.comparison.runs import compare_seeds, format_seeds
 from brine.evals.config import EvalConfig
 from brine.evals.loss import DocumentLosses
 from brine.evals.measurement import Measurement, MeasureSpec

@@ -3,14 +3,13 @@
 import json
 import math
 import shutil
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from brine.evals.cli import compare, report
-from brine.evals.compare import load_losses
+from brine.evals.comparison.runs import load_losses
 from brine.evals.config import ratio_interval
 from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.needle.run import main as needle
@@ -108,7 +107,7 @@ def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
     """What the suite measures is compared, its primary measure first; no run is evaluated beforehand."""
     asked = []
 
-    def measure_on_suite(run, suite, *, model, part, device, compute_dtype):
+    def measure_on_suite(run, suite, *, model, part, device, compute_dtype, cache):
         asked.append((run.name, suite.name, model, part, device.type))
         better = 0.1 if run.name.startswith("a") else 0.0
         rates = 2 - better + 0.001 * int(run.name[1]) + np.linspace(0, 1, 9)
@@ -117,10 +116,8 @@ def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
         return {"dev": {name: Measurement(MeasureSpec(name), cases, rates, np.ones(9)) for name in names}}
 
     opened = SimpleNamespace(open=lambda name: SimpleNamespace(name=name, primary="bits_per_byte"))
-    for name, value in (("measure", SimpleNamespace(measure_on_suite=measure_on_suite)),
-                        ("suite", SimpleNamespace(Suite=opened))):  # fmt: skip
-        monkeypatch.setitem(sys.modules, f"brine.evals.suites.{name}", value)
-    monkeypatch.setitem(sys.modules, "brine.evals.suites", SimpleNamespace())
+    monkeypatch.setattr("brine.evals.comparison.on_suite.measure_on_suite", measure_on_suite)
+    monkeypatch.setattr("brine.evals.comparison.on_suite.Suite", opened)
     runs = [["a1", "a2", "a3"], ["b1", "b2", "b3"]]
     words = ["--ours", *runs[0], "--theirs", *runs[1], "--on", "synth@1", "--part", "dev", "--device", "cpu"]
     assert compare(words) == 0

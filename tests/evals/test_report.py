@@ -12,6 +12,7 @@ from brine.evals.config import EvalConfig
 from brine.evals.report.charts import IntervalPoint, Series, dot_chart, line_chart, short, ticks
 from brine.evals.report.page import render, write_report
 from brine.evals.report.samples import ReportMediaEmbedder, highlight_differences
+from brine.evals.report.sections import headline_cards, salt_sentence
 
 HOSTILE = "</span><script>alert(1)</script><img src=x onerror=alert(1)> & \" ' \u202e"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -152,6 +153,28 @@ def test_no_comparison_at_equal_cost_is_said(run):
     (run / "evaluate" / "results.json").write_text(json.dumps(results))
     words = Page(render(run, config=EvalConfig())).words
     assert "not compared" in words and "None" not in words
+
+
+@pytest.mark.parametrize("outcome", ["win", "no verdict"], ids=["of before", "now"])
+def test_one_seed_has_differences_and_no_verdict(run, outcome):
+    """Whatever documents say, and whatever an earlier version wrote."""
+    clear = {"difference": -0.0312, "low": -0.04, "high": -0.02, "outcome": outcome, "ours": 1.0, "theirs": 1.0312}
+    cost = {"without_teacher_training": clear | {"difference": 0.0049, "low": 0.0029, "high": 0.007},
+            "with_teacher_training": clear | {"difference": 0.0, "low": None, "high": None}}  # fmt: skip
+    compare = {"equal_steps": clear, "equal_cost": cost}
+    sentence = salt_sentence(compare)
+    assert sentence == (
+        "After the same number of steps, the loss with SALT is 0.0312 nats per token below the baseline's; at equal "
+        "cost it is 0.0049 above, and the same when the small model's training is counted too. One seed of training "
+        "gives no verdict: two equal trainings differ as well."
+    )
+    results = json.loads((run / "evaluate" / "results.json").read_text())
+    (run / "evaluate" / "results.json").write_text(json.dumps(results | {"compare": compare}))
+    text = "".join(Page(render(run, config=EvalConfig())).words)
+    assert sentence in text and "no verdict" in text and "SALT is better" not in text.replace("0 SALT is", "")
+    card = headline_cards({"salt": compare})[0]
+    assert card["below"] == "nats per token at equal steps, \u22120.040 to \u22120.020"
+    assert card["value"] == "\u22120.031" and card["badge"] == "one seed: no verdict" and not card.get("tone")
 
 
 def test_what_selection_kept_is_said(run):

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from benchmarks.statistics.crossed import CrossedDesign, simulate
+from brine.evals.comparison.seed_variance import _leverage, crossed_variance
 from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.seed_interval import holm, needed, needed_cases, needed_seeds, seed_difference
-from brine.evals.seed_variance import _leverage, crossed_variance
 
 BITS = MeasureSpec("bits_per_byte")
 GAIN = MeasureSpec("gain.image", lower_is_better=False, one_minus=True)
@@ -152,14 +152,14 @@ def test_every_seed_is_shown():
     assert "variance" not in told and told["interval_of"] == "seeds and cases"
 
 
-def test_missing_cases_are_named_and_left_out_only_on_request():
+def test_missing_cases_are_named_and_excluded_only_on_request():
     ours, theirs = settings(3, 6)
     ours[1] = ours[1].select(["c0", "c1", "c2", "c3", "c4"])
     theirs[2] = theirs[2].select(["c1", "c2", "c3", "c4", "c5"])
     with pytest.raises(ValueError, match=r"1 in ours\[1\] \(such as c5\), 1 in theirs\[2\] \(such as c0\)"):
         seed_difference(ours, theirs)
     found = seed_difference(ours, theirs, common_cases=True)
-    assert (found.num_cases, found.num_left_out) == (4, 2)
+    assert (found.num_cases, found.num_excluded) == (4, 2)
     with pytest.raises(ValueError, match="no case was measured under every seed"):
         seed_difference([ours[0].select(["c0"])], [ours[0].select(["c1"])], common_cases=True)
 

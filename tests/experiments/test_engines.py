@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_what_a_process_left_behind_is_killed_with_it(tmp_path):
 
 def is_alive(pid):
     try:
-        return open(f"/proc/{pid}/stat").read().split()[2] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
 
@@ -122,7 +123,7 @@ def test_a_worker_refuses_another_interpreter_and_a_relative_log(tmp_path, monke
     assert run_job(other) == 2
     assert "not under /usr/bin/other-python" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
-    relative = TrialJob("one", (sys.executable, "-c", "pass"), {}, type(tmp_path)("experiment/logs/x.log"))
+    relative = TrialJob("one", (sys.executable, "-c", "pass"), {}, Path("experiment/logs/x.log"))
     assert run_job(relative) == 2 and "not an absolute path" in capsys.readouterr().err
     missing = job(tmp_path / "nowhere", "pass")
     assert run_job(missing) == 2 and "shared folder" in capsys.readouterr().err
@@ -228,8 +229,7 @@ def test_a_job_that_slurm_refuses_is_told(tmp_path, shims):
 def interrupt(submitted):
     """What `LocalJob._interrupt` means to do; that signals the process which starts tasks, and kills it."""
     controller = submitted._process.pid
-    children = open(f"/proc/{controller}/task/{controller}/children").read().split()
-    for child in children:
+    for child in Path(f"/proc/{controller}/task/{controller}/children").read_text().split():
         os.kill(int(child), signal.SIGUSR2)
 
 

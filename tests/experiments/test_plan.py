@@ -172,6 +172,21 @@ def test_the_snapshot_is_the_running_code_with_changes(tmp_path, monkeypatch):
     assert snapshot.take_snapshot(tmp_path / "experiment")["digest"] != found["digest"]
 
 
+def test_a_snapshot_of_an_installed_package_and_of_a_copy_without_git(tmp_path, monkeypatch):
+    expected = {"site": {"brine/a.py", "brine/data/b.json"}, "copy": {"train.py", "pyproject.toml", "data/b.py"}}
+    more = {"site": {"other/c.py", "brine/__pycache__/a.pyc"}, "copy": {".venv/x.py", "runs/y.py"}}
+    for name, wanted in expected.items():
+        root = tmp_path / name
+        for each in wanted | more[name]:
+            (root / each).parent.mkdir(parents=True, exist_ok=True)
+            (root / each).write_text(each)
+        monkeypatch.setattr(snapshot, "IMPORT_FOLDER", str(root))
+        snapshot.take_snapshot(tmp_path / f"experiment-{name}")
+        code = tmp_path / f"experiment-{name}" / "code"
+        found = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
+        assert found == {*wanted, "COMMIT"}
+
+
 @pytest.mark.slow
 def test_a_process_imports_the_snapshot_whatever_lies_elsewhere(tmp_path):
     snapshot.take_snapshot(tmp_path)

@@ -57,11 +57,13 @@ def tiny_experiment(source: Path, **changes) -> Experiment:
     return Experiment(**options | changes)
 
 
-def write_experiment(path: Path, source: Path, *, more: str = "") -> Path:
-    """A file with the tiny experiment, as a user would write it. more: arguments of `tiny_experiment`."""
+def write_experiment(path: Path, source: Path, *, more: str = "", root: Path | None = None) -> Path:
+    """A file with the tiny experiment, as a user would write it. more: arguments of `tiny_experiment`. root: of the
+    checkout whose tests it imports."""
+    root = root or Path(__file__).resolve().parents[2]
     text = (
         "from pathlib import Path\nfrom brine.experiments.experiment import *\n"
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})\n"
+        f"import sys\nsys.path.insert(0, {str(root)!r})\n"
         "from tests.experiments.tiny import tiny_experiment\n\n\n"
         f"def {path.stem}():\n    return tiny_experiment(Path({str(source)!r}){', ' + more if more else ''})\n"
     )

@@ -54,7 +54,7 @@ def go(rank: int, ports: list[int], folder: str) -> None:
     told = {}
     with pytest.MonkeyPatch.context() as patch:
         # neither decoding nor measuring is what this is about
-        patch.setattr("brine.data.corpus.store.DecodePool", Here)
+        patch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
         patch.setattr(train.evaluate_stage, "report", lambda run: None)
         for port, (name, launch) in zip(ports, commands(Path(folder)).items(), strict=True):
             for key, value in (("RANK", rank), ("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", port)):

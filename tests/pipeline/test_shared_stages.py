@@ -46,8 +46,9 @@ def run(runs: Path, name: str, calls: list, first=Settings(), second=Settings(),
 
         stages.stage("first", build("first", ["out.txt"]), config=first, revision=revision, output_names=["out.txt"])
         return stages.stage(
-            "second", build("second", ["model/model.safetensors"]), config=second, inputs=["first"], protected=True
-        )
+            "second", build("second", ["model/model.safetensors"]), config=second, inputs=["first"], protected=True,
+            output_names=["model"],
+        )  # fmt: skip
 
 
 def test_a_second_run_links_and_builds_nothing(tmp_path):
@@ -93,7 +94,9 @@ def test_a_trained_stage_is_refused_and_rerun_keeps_the_old_one(tmp_path):
     assert (tmp_path / "a" / "second").resolve() == stored and calls == ["first", "second"]
     run(tmp_path, "a", calls, rerun=["second"])
     assert calls == ["first", "second", "second"]
-    assert (tmp_path / "a" / "second.old-1").resolve() == stored and not (tmp_path / "a" / "second").is_symlink()
+    assert (tmp_path / "a" / "second.old-1").resolve() == stored
+    again = (tmp_path / "a" / "second").resolve()
+    assert again.name == f"{stored.name}-2" and again.parent == stored.parent and (again / "done").exists()
     assert (stored / "model/model.safetensors").exists()
     run(tmp_path, "a", calls)
     assert calls == ["first", "second", "second"]
@@ -117,12 +120,22 @@ def test_finished_files_are_read_only_and_the_store_survives_the_run(tmp_path):
     assert calls == []
 
 
-def test_a_link_whose_folder_is_gone_is_made_again(tmp_path, caplog):
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_link_whose_folder_is_gone_is_named_with_the_remedy(tmp_path, stage):
+    """It was made again without a word, weights that take a week too."""
     calls: list = []
     run(tmp_path, "a", calls)
-    (tmp_path / ".store" / "first").rename(tmp_path / "gone")
+    (tmp_path / ".store" / stage).rename(tmp_path / "gone")
+    with pytest.raises(ValueError, match=rf"a/{stage} links to .*, which is gone: put it back .*cp -rL"):
+        run(tmp_path, "a", calls)
+    (tmp_path / "gone").rename(tmp_path / ".store" / stage)
     run(tmp_path, "a", calls)
-    assert calls == ["first", "second", "first"] and (tmp_path / "a" / "first" / "out.txt").exists()
+    assert calls == ["first", "second"]
+    # a run that was moved to another depth, which `cp -rL` would have copied whole
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a").rename(tmp_path / "deep" / "a")
+    with pytest.raises(ValueError, match="which is gone"):
+        run(tmp_path / "deep", "a", calls)
 
 
 @pytest.mark.slow

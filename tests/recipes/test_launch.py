@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from brine.data.formats.corpus_source import CorpusSource
 from brine.recipes import launch, registry
 from brine.recipes.demo import demo
 from tests.paths import ROOT
@@ -28,6 +29,11 @@ from tests.paths import ROOT
          {"corpus.manifest": Path("a/b"), "corpus.filters": ("exact_duplicates", "text_quality")}),
         ("demo --corpus.synth.train.screenshot 48 4 0 0 --packing.length-schedule 0:256 0.5:512",
          {"corpus.synth.train.screenshot": (48, 4, 0, 0), "packing.length_schedule": ("0:256", "0.5:512")}),
+        ("real --corpus.sources synth wiki=a/b,weight=2,consent=public c=d,e --corpus.tokenizer runs/x",
+         {"corpus.sources": (CorpusSource("synth"), CorpusSource("wiki", Path("a/b"), 2.0, "public"),
+                             CorpusSource("c", Path("d,e"))), "corpus.tokenizer": "runs/x", "corpus.manifest": None}),
+        ("demo --large.init-from champion --large.init-optimizer",
+         {"large.init_from": "champion", "large.init_optimizer": True, "small.init_from": None}),
         ("demo --packing.mixture kind:text=2 kind:page=0.5 --large.model.window None",
          {"packing.mixture": ("kind:text=2", "kind:page=0.5"), "large.model.window": None}),
     ],
@@ -54,6 +60,14 @@ def test_options_override_fields(line, fields):
         ("demo --training.seq_len 4", "(did you mean --packing.seq-len?); see --help"),
         ("demo --large.model.vocab-size 500", "follows from --corpus.vocab-size, which can be given"),
         ("demo --corpus.synth.source here", "follows from --corpus.source, which can be given"),
+        ("demo --corpus.sources wiki", "error: corpus.sources: 'wiki' must read NAME=PATH, with"),
+        ("demo --corpus.sources a=x,weight=two b=y", "error: corpus.sources: 'a=x,weight=two' has a weight that is no"),
+        ("demo --corpus.sources a=x a=y", "corpus.sources: the name 'a' comes twice"),
+        ("demo --corpus.sources a=x --corpus.manifest y", "corpus.sources and corpus.manifest exclude each other"),
+        ("demo --corpus.source y --corpus.sources a=x", "no effect without the source `synth`"),
+        ("demo --corpus.tokenizer x --corpus.vocab-size 300", "--corpus.vocab-size follows from --corpus.tokenizer x"),
+        ("demo --large.init-optimizer", "--large.init-optimizer = True needs init_from"),
+        ("demo --large.init-digest ab", "follows from --large.init-from"),
         ("demo --runtime.attention-backend nonsense", "choose one of auto, reference, cpu"),
     ],
 )
@@ -77,7 +91,7 @@ def test_help_of_a_recipe_lists_the_options_that_have_an_effect(capsys):
         assert option not in demo_help
     # no teacher, and no synthetic corpus, whose decoding processes are also those of the documents
     assert "--large.num-steps" in real_help and "--corpus.synth.workers" in real_help
-    for option in ("--small.", "--salt.", "--corpus.synth.train", "--corpus.source"):
+    for option in ("--small.", "--salt.", "--corpus.synth.train", "--corpus.source "):
         assert option not in real_help
 
 

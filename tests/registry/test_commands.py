@@ -1,15 +1,19 @@
 """`brine registry`, and `champion` or a digest wherever a command takes a run."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from brine.cli import main
-from brine.common.files import write_json
+from brine.common.files import file_digest, write_json
 from brine.inference.load import find_model_folder, load
 from brine.inference.registered import resolve_registered
 from brine.registry.registry import Registry
+from tests.paths import ROOT
 from tests.registry.fakes import CLEAN, FAKE_GATE, SUITE, add_setting, make_run, write_measured, write_stage
 
 
@@ -55,6 +59,7 @@ def add_and_measure(brine, folders):
     return models
 
 
+@pytest.mark.slow
 def test_from_the_first_model_to_the_way_back(brine, tmp_path):
     base = add_and_measure(brine, prepare(tmp_path / "runs", "base"))
     code, out, _ = brine("registry", "promote", *base, "--on", "synth")
@@ -104,6 +109,18 @@ def test_a_mistake_exits_2_in_one_line_with_nothing_made(brine, tmp_path, words,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_way_back_needs_no_torch():
+    """Importing it alone takes longer than a rollback may."""
+    code = (
+        "import sys, brine.registry.cli.main, brine.registry.registry, brine.registry.verify, brine.registry.cli.tables"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_without_suites_the_request_is_refused(brine, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -119,8 +136,6 @@ def registered(model_folder, tmp_path, monkeypatch):
     monkeypatch.delenv("BRINE_REGISTRY", raising=False)
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(model_folder, run)
-    from brine.common.files import file_digest
-
     weights = file_digest(run / "large_salt" / "model" / "model.safetensors")
     result = {"fingerprint": weights, "code": CLEAN}
     write_stage(run / "large_salt", config={"seed": 0}, inputs={"manifest": "1" * 64}, result=result)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from brine.common.files import digest, read_json, read_jsonl, write_json
+from brine.registry.cli.tables import list_table
 from brine.registry.history import History
 from brine.registry.promotion import ChampionChangedError
 from brine.registry.registry import Registry
@@ -238,6 +239,27 @@ def test_a_champion_of_one_seed_needs_more_of_its_setting(registry, runs):
         promote(registry, new)
     add_setting(registry, runs, "base", seeds=(1, 2))
     assert promote(registry, new).model in new
+
+
+def test_damaged_weights_are_not_promoted_and_the_gate_is_not_asked(registry, runs):
+    models = add_setting(registry, runs, "base")
+    for model in models:
+        path = registry.folder_of(model) / "model" / "model.safetensors"
+        path.unlink()
+        path.write_text("others")
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged.*put it back"):
+        promote(registry, models)
+    assert registry.champion is None and "gate" not in events(registry)
+
+
+def test_forced_and_revoked_models_are_red_in_the_list(registry, runs):
+    base = add_setting(registry, runs, "base")
+    promote(registry, base)
+    forced = promote(registry, add_setting(registry, runs, "deaf", **BETTER, gain__audio=0.95), force="x").model
+    registry.revoke(next(model for model in base if model not in registry.history.was_champion), reason="y")
+    listed = list_table(registry.history)
+    assert len(listed.rows) == 6 and [row.style for row in listed.rows].count("red") == 2
+    assert listed.rows[0].style == "red" and registry.champion == forced
 
 
 def test_force_is_recorded_for_ever(registry, runs):

@@ -150,11 +150,12 @@ SHARD = "shard-00001-model-00001-of-00001.safetensors"
 """What rank 0 writes of a checkpoint."""
 
 
-def final_tensors(folder) -> dict[str, Tensor]:
-    """Weights and optimiser state of the newest checkpoint, whole, in whatever parts ranks wrote them."""
+def final_tensors(folder, *, which: int = -1) -> dict[str, Tensor]:
+    """Weights and optimiser state of the newest checkpoint, or of another by its place, whole, in whatever parts ranks
+    wrote them."""
     import torch.distributed.checkpoint as dcp
 
-    newest = sorted((Path(folder) / "checkpoints").glob("step_*[0-9]"))[-1]
+    newest = sorted((Path(folder) / "checkpoints").glob("step_*[0-9]"))[which]
     reader = dcp.HuggingFaceStorageReader(str(newest))
     entries = reader.read_metadata().state_dict_metadata
     tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in entries.items()}

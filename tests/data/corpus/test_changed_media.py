@@ -129,7 +129,7 @@ def mirrored(path) -> bytes:
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    monkeypatch.setattr("brine.data.corpus.store.DecodePool", Here)
+    monkeypatch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
 
 
 @pytest.fixture()

@@ -16,7 +16,7 @@ from tests.data.media_files import line, manifest, picture
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    monkeypatch.setattr("brine.data.corpus.store.DecodePool", Here)
+    monkeypatch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
     monkeypatch.setattr("brine.data.inspect.check.DecodePool", Here)
 
 

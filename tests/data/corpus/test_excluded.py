@@ -34,7 +34,7 @@ SIZES = {"small": (32, 32), "wide": (320, 64), "huge": (640, 320)}
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    monkeypatch.setattr("brine.data.corpus.store.DecodePool", Here)
+    monkeypatch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
     monkeypatch.setattr("brine.data.inspect.check.DecodePool", Here)
 
 
@@ -53,7 +53,7 @@ def material(root, count=4):
 def made(tmp_path_factory, tokenizer):
     root = tmp_path_factory.mktemp("rows")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("brine.data.corpus.store.DecodePool", Here)
+        patch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
         config = EncodeConfig(max_image_tokens=1024)
         return build_corpus(material(root), root / "built", tokenizer=tokenizer, config=config, num_workers=1)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    monkeypatch.setattr("brine.data.corpus.store.DecodePool", Here)
+    monkeypatch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
 
 
 @pytest.fixture()

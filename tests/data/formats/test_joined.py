@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ def test_media_of_a_joined_corpus_are_decoded_again_and_their_changes_noticed(tw
     caplog.set_level("WARNING")
     built(two, tmp_path / "corpus", keep_media=False)
     assert "'own/x.png' first" in caplog.text and "1 of" in caplog.text
+
+
+def test_joined_sources_encoded_by_blocks_are_the_same_bytes(two, tmp_path):
+    from tests.data.corpus.test_blocks import InlineEngine, files_of
+
+    for file in (tmp_path / "wiki" / "x.png", tmp_path / "own" / "x.png"):
+        # older than a clock's tick, or a stamp would say that it may change again
+        os.utime(file, (1e9, 1e9))
+    time.sleep(0.2)
+    one = built(two, tmp_path / "one", shard_documents=2)
+    blocks = built(two, tmp_path / "blocks", shard_documents=2, engine=InlineEngine())
+    assert files_of(one.folder) == files_of(blocks.folder)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_equal_settings_give_equal_bytes(scripted, loaded, source, tmp_path):
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     self_play(loaded, tmp_path / "three", dataclasses.replace(CONFIG, seed=4), source=source, say=quiet)
     assert not {e.key for e in read_pool(tmp_path / "one")} & {e.key for e in read_pool(tmp_path / "three")}
-    with pytest.raises(ValueError, match="other settings .*seed: 3 -> 4.* another --out"):
+    with pytest.raises(ValueError, match=r"other settings .*seed: 3 -> 4.* another --out"):
         self_play(loaded, tmp_path / "one", dataclasses.replace(CONFIG, seed=4), source=source)
 
 
@@ -260,7 +260,7 @@ def test_media_of_kept_documents_are_beside_the_manifest(loaded, source, tmp_pat
             return [["no"] * num_answers for _ in prompts]
 
     monkeypatch.setattr(play, "ModelAnswers", Reads)
-    monkeypatch.setattr("brine.salt.self_play.block.is_right", lambda response, question: True)
+    monkeypatch.setattr("brine.salt.self_play.block.matches_answer", lambda response, question: True)
     config = SelfPlayConfig(families=("table_image", "read_image", "needle_image"), num_cases=6, certain_confidence=0.0)
     result = self_play(loaded, tmp_path, config, source=source, say=quiet)
     documents = list(read_manifest(tmp_path / "pool.jsonl"))
@@ -272,16 +272,9 @@ def test_media_of_kept_documents_are_beside_the_manifest(loaded, source, tmp_pat
 
 
 def test_command(loaded, tmp_path, capsys):
-    arguments = [
-        str(loaded.folder),
-        "--out",
-        str(tmp_path / "out"),
-        "--source",
-        str(ROOT / "salt"),
-        "--dtype",
-        "float32",
-    ]
-    arguments += ["--families", "needle", "--num-cases", "4", "--max-tokens", "3", "--num-answers", "2"]
+    arguments = [str(loaded.folder), "--out", str(tmp_path / "out"), "--source", str(ROOT / "salt")]
+    arguments += ["--dtype", "float32", "--families", "needle", "--num-cases", "4", "--max-tokens", "3"]
+    arguments += ["--num-answers", "2"]
     assert main(arguments) == 0
     printed = capsys.readouterr()
     said = json.loads(printed.out.splitlines()[-1])
@@ -308,7 +301,7 @@ def test_a_killed_process_resumes_with_equal_bytes(loaded, tmp_path):
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*command, "--out", str(whole)], check=True, env=environment, capture_output=True, timeout=120)
-    for until in (1, 5, 9):
+    for until in (1, 6):
         process = subprocess.Popen(
             [*command, "--out", str(cut)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

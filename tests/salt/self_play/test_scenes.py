@@ -19,7 +19,7 @@ from brine.salt.self_play.families import (
     table_scene,
     written_line,
 )
-from brine.salt.self_play.scene import Scene, SceneQuestion, distinct_questions, is_right, normalise_answer
+from brine.salt.self_play.scene import Scene, SceneQuestion, distinct_questions, matches_answer, normalise_answer
 from brine.salt.self_play.source_text import SourceText
 from brine.synth.config import SynthError
 from brine.synth.kinds.data_tables import DataTable, ask_table
@@ -51,7 +51,7 @@ def test_every_question_has_the_one_answer_that_is_shown(family, level, source):
             assert not part.loss_mask and solve(shown_text(prompt)) == [question.answer], (part.text, question)
             document = scene.document(question, name="x")
             assert document.parts[:-1] == prompt and document.kind == f"self-play-{family}"
-            assert document.parts[-1].loss_mask and is_right(document.parts[-1].text, question)
+            assert document.parts[-1].loss_mask and matches_answer(document.parts[-1].text, question)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -106,17 +106,17 @@ def test_no_wrong_answer_passes(family, source):
             wrong = {one for one in wrong if " ".join(one.split("\n")[0].split(" ")).strip() != right}
             wrong = {one for one in wrong if " ".join(one.split("\n")[0].split()) != right}
             assert len(wrong) > 50
-            passed = [one for one in wrong if is_right(one, question)]
+            passed = [one for one in wrong if matches_answer(one, question)]
             assert not passed, (right, passed)
             for same in (right, f" {right}", f"{right}\n", f"{right} \nmore", f"\t{right}", right.replace(" ", "  ")):
-                assert is_right(same, question), same
+                assert matches_answer(same, question), same
 
 
 def test_every_value_of_a_needle_is_told_from_every_other():
     for right in range(100):
         question = SceneQuestion("?ABC", f"{right:02d}")
-        assert [n for n in range(1000) if is_right(str(n), question)] == ([right] if right > 9 else [])
-        assert [n for n in range(100) if is_right(f"{n:02d}\n", question)] == [right]
+        assert [n for n in range(1000) if matches_answer(str(n), question)] == ([right] if right > 9 else [])
+        assert [n for n in range(100) if matches_answer(f"{n:02d}\n", question)] == [right]
 
 
 @pytest.mark.parametrize(

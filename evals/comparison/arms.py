@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from brine.evals.compare import difference_with_outcome, with_kinds
+from brine.evals.comparison.runs import difference_with_outcome, with_kinds
 from brine.evals.config import EvalConfig, Interval
 from brine.evals.loss import DocumentLosses
 

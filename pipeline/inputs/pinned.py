@@ -1,8 +1,8 @@
 """What a recipe takes over from an earlier run: its tokenizer (`corpus.tokenizer`), its weights (`init_from`).
 
 `pin` finds and checks both before anything is built, and puts into the recipe what follows from them: the size of the
-vocabulary, and the weights' digest. Names that are no path, "champion" above all, are resolved by a callable from
-above, since the registry stands above the pipeline. Stages are known by digests, never by paths or names.
+vocabulary, and the weights' digest. Names that are no path, "champion" above all, are looked up by a callable: that of
+`brine.inference.registered`, unless another is given. Stages are known by digests, never by paths or names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from brine.data.corpus.store import is_corpus
 from brine.data.tokenizer import Tokenizer
 from brine.inference.load import TOKENIZER, find_model_folder
+from brine.inference.registered import CHAMPION, registry_root, resolve_registered
 from brine.pipeline.recipe import MODEL_STAGES, Recipe
 from brine.training.checkpoint.init_from import (
     InitialWeights,
@@ -29,15 +30,20 @@ from brine.training.parallel.distributed import World
 
 logger = logging.getLogger("brine.pipeline")
 
-CHAMPION = "champion"
 ResolveModel = Callable[[str], Path]
 """Folder of the model that a name or digest of a registry stands for; raises ValueError for an unknown one."""
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 
-def no_registry(name: str) -> Path:
-    """The `ResolveModel` of a pipeline without a registry: a ValueError."""
-    raise ValueError(f"{name!r} is a model of a registry, and this command has none: give the path of a run or model")
+def registered_model(name: str) -> Path:
+    """The `ResolveModel` of the registry that `BRINE_REGISTRY` names, or of runs/registry."""
+    folder = resolve_registered(name)
+    if not folder.exists():
+        raise ValueError(
+            f"{name!r} is no path and no model of the registry {registry_root()}: give the path of a run or model, or "
+            "a name that `brine registry list` shows"
+        )
+    return folder
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Pinned:
                 raise ValueError(_other_tokenizer(name, self.given[name], initial))
 
 
-def pin(recipe: Recipe, *, resolve_model: ResolveModel = no_registry, world: World | None = None) -> tuple:
+def pin(recipe: Recipe, *, resolve_model: ResolveModel = registered_model, world: World | None = None) -> tuple:
     """(recipe with what follows from the tokenizer and weights that it names, the `Pinned`). All ranks call it.
 
     Raises ValueError, on every rank, for what cannot be found, or does not fit.
@@ -142,7 +148,7 @@ def resolve_path(named: str, resolve_model: ResolveModel) -> Path:
     return path
 
 
-def load_tokenizer(named: str, resolve_model: ResolveModel = no_registry) -> Tokenizer:
+def load_tokenizer(named: str, resolve_model: ResolveModel = registered_model) -> Tokenizer:
     """The tokenizer of a file, a built corpus, a run, a stage, a model folder, or a model of a registry.
 
     Raises ValueError for one that is missing, or has other special tokens.

@@ -179,22 +179,6 @@ def load_seeds(runs: Sequence[Path], model: str | None = None) -> list[dict[str,
     return [loss_measurements(found) for found in losses]
 
 
-def measure_sides(
-    sides: Sequence[Sequence[Path]], models: Sequence[str | None], suite: str, *, part: str, **compute: Any
-) -> tuple[list[list[dict[str, Measurement]]], str]:
-    """(what a suite's part measures of each run of each side, the suite's primary measure). compute: device and dtype,
-    as `measure_on_suite` takes them."""
-    from brine.evals.suites.measure import measure_on_suite
-    from brine.evals.suites.suite import Suite
-
-    opened = Suite.open(suite)
-    measured = [
-        [measure_on_suite(run, opened, model=model, part=(part,), **compute)[part] for run in runs]
-        for runs, model in zip(sides, models, strict=True)
-    ]
-    return measured, opened.primary
-
-
 def compare_seeds(
     ours: Sequence[Mapping[str, Measurement]], theirs: Sequence[Mapping[str, Measurement]], *,
     primary: str | None = None, confidence: float = 0.95, paired: bool = True,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from brine.common.files import read_json
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.formats.joined import open_sources
+from brine.data.formats.open import check_path_exists
 from brine.data.formats.source import DocumentSource
 from brine.data.packing.mixture import Mixture
 from brine.pipeline.model_stages import STORE
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 PREFIX = "source "
 """Before the name of a source, as an input of the stage `encoded`."""
+
+
+def check_paths(config: CorpusConfig) -> None:
+    """Raise ValueError for documents that are not there, before anything slow."""
+    for path in (config.manifest, *(source.path for source in config.sources)):
+        if path is not None:
+            check_path_exists(path)
 
 
 def join_sources_of(run: Pipeline, synth: Path | None) -> tuple[DocumentSource, dict[str, str]]:

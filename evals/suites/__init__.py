@@ -1,0 +1,1 @@
+"""Frozen evaluation suites: cases by content, made once, on which any run is measured at any time."""

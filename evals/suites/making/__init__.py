@@ -1,0 +1,1 @@
+"""How a suite is made: candidates of sources, the choice by hash, needles, the folder."""

@@ -1,0 +1,47 @@
+"""The page of a plan's results: settings by their labels, seeds, differences, what diverged, the page's command."""
+
+import json
+from pathlib import Path
+
+from brine.experiments.cli import main
+from brine.experiments.experiment import Seeds
+from brine.experiments.report import page_data, write_report
+from brine.experiments.table import write_table
+from tests.experiments.test_table import RATES, fill
+
+
+def test_settings_are_shown_with_their_seeds_and_differences(make_plan):
+    plan = make_plan(axes=RATES, seeds=Seeds((0, 1, 2), (100, 101, 102)))
+    fill(plan, diverged=("03-seed2",))
+    table = write_table(plan)
+    costs = {"01-seed0": {"wall_s": 5.0, "peak_rss_gib": 1.5}}
+    data = page_data(plan, table, costs)
+    assert [setting.name for setting in data.settings] == [
+        f"learning_rate={rate}" for rate in (0.001, 0.002, 0.003, 0.004)
+    ]
+    base, best, diverged, _ = data.settings
+    assert data.base == base.name and data.winner == best.name and not base.changes
+    assert best.changes == ("large.learning_rate: 0.001 -> 0.002",)
+    assert base.trials[0].wall_s == 5.0 and [trial.seed for trial in base.trials] == [0, 1, 2]
+    found = best.differences["bits_per_byte"]
+    assert (
+        found.outcome == "better" and found.num_seeds == 3 and len(found.seeds) == 3 and found.low < -0.5 < found.high
+    )
+    assert diverged.count("diverged") == 1 and not diverged.differences
+    assert data.ranked()[-1] is diverged
+
+
+def test_the_command_writes_the_page(make_plan, capsys):
+    plan = make_plan(axes=RATES, seeds=Seeds((0, 1)))
+    fill(plan)
+    assert main(["report", plan.name, "--runs", str(plan.folder.parent)]) == 0
+    page = json.loads(capsys.readouterr().out.splitlines()[-1])["report"]
+    words = Path(page).read_text(encoding="utf-8")
+    assert "bits per byte fall a little" in words and "learning_rate=0.002" in words and "no verdict" not in words
+    assert write_report(plan.folder, write_table(plan)).read_text() == words
+
+
+def test_one_seed_has_no_verdict_on_the_page(make_plan):
+    plan = make_plan(axes=RATES, seeds=Seeds((0,)))
+    fill(plan)
+    assert "no verdict" in write_report(plan.folder, write_table(plan)).read_text()
