@@ -17,7 +17,7 @@ from pathlib import Path
 from brine.common.files import file_digest
 from brine.common.plugins import load_plugin, plugins
 from brine.common.remote.mirror import mirror
-from brine.common.remote.object_store import is_url
+from brine.common.remote.object_store import RemoteError
 from brine.data.document import DocumentError
 from brine.data.files.addresses import tagged, untagged
 from brine.data.files.compressed import compressed_hint, detect_compression, unpack_hint
@@ -45,6 +45,9 @@ from brine.data.formats.webdataset import webdataset_documents
 
 __all__ = ["FORMATS", "DocumentSource", "ReadLimits", "check_path_exists", "open_source"]
 
+OBJECT_STORES = tuple(f"{scheme}:/" for scheme in ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"))
+"""How addresses begin that are opened where they are; those of web pages and hubs are told how to be downloaded. A Path
+makes one slash of two."""
 _FOLDER_READERS = {
     "media": (media_folder.media_documents, media_folder.media_digest),
     "markdown": (text_folder.markdown_documents, text_folder.markdown_digest),
@@ -61,7 +64,7 @@ def open_source(
 
     Raises ValueError, with the formats there are, when nothing at the path can be read as one of them.
     """
-    path = mirror(path) if is_url(path) else path
+    path = _mirrored(path) if str(path).startswith(OBJECT_STORES) else path
     given, path, limits = path, Path(path).expanduser(), ReadLimits(max_line_mib, max_file_mib)
     if format is not None and format not in FORMATS:
         others = plugins("brine.formats")
@@ -77,6 +80,17 @@ def open_source(
         return _open_file(path, format, limits)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
+
+
+def _mirrored(address: str | Path) -> Path:
+    """The copy on this machine of what is in an object store. Raises ValueError, with the command that downloads it,
+    where it cannot be reached."""
+    try:
+        return mirror(address)
+    except RemoteError as error:
+        raise ValueError(
+            f"{display_path(address)} does not exist or cannot be reached ({error}){how_to_download(address)}"
+        ) from None
 
 
 def check_path_exists(path: str | Path) -> int:

@@ -78,7 +78,7 @@ def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus:
     old = load_plan(folder) if (folder / PLAN_FILE).is_file() else None
     if old is None and folder.is_dir() and (folder / "recipe.json").exists():
         raise ValueError(f"{folder} is a run, not an experiment: choose another name with --name")
-    head, trials = make_plan(name, experiment, folder=folder, threads=threads, gpus=gpus, old=old)
+    head, trials = draft_plan(name, experiment, folder=folder, threads=threads, gpus=gpus, old=old)
     if old is not None:
         if changes := plan_changes(old, head, trials):
             more = f" and {len(changes) - KEPT_PLAN_LINES} more" if len(changes) > KEPT_PLAN_LINES else ""
@@ -92,7 +92,7 @@ def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus:
     return write_plan(folder, head, trials)
 
 
-def make_plan(
+def draft_plan(
     name: str, experiment: Experiment, *, folder: Path, threads: int, gpus: int | None, old: ExperimentPlan | None
 ) -> tuple[dict[str, Any], list[TrialSpec]]:
     """(what plan.json holds, screening trials). Raises ValueError for a wrong request; writes nothing."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from brine.common.remote.object_store import RemoteError
 from brine.data.cli.main import main
 from brine.data.formats.folders.download import how_to_download
 from brine.data.formats.open import open_source
@@ -83,6 +84,16 @@ TOLD = {
     "here/shard-{0000..0009}.tar": "give the folder of the files (here)",
     "here/{a,b}.jsonl": "it looks like a pattern",
 }
+
+
+@pytest.fixture(autouse=True)
+def unreachable(monkeypatch):
+    """No object store answers."""
+
+    def mirror(address):
+        raise RemoteError("no network")
+
+    monkeypatch.setattr("brine.data.formats.open.mirror", mirror)
 
 
 @pytest.mark.parametrize("as_path", [False, True], ids=["text", "Path"])
