@@ -18,10 +18,10 @@ import tyro
 
 from brine.common.command_line import command, parse_subcommand
 from brine.common.formatting import file_size
+from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
 from brine.pipeline.shared_stages import delete, explain, list_stages, unneeded
-from brine.pipeline.store_transfer import pull, push
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 

@@ -38,7 +38,7 @@ class StoredFolder:
     """What whoever uploaded it noted, plain JSON."""
 
     @property
-    def bytes(self) -> int:
+    def num_bytes(self) -> int:
         """Bytes of all files."""
         return sum(size for size, _ in self.files.values())
 

@@ -55,7 +55,7 @@ class RemoteConfig:
     @classmethod
     def from_environment(cls) -> "RemoteConfig":
         """The defaults, or what BRINE_REMOTE_TIMEOUT_S, BRINE_REMOTE_ATTEMPTS and BRINE_REMOTE_BACKOFF_S say."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, kind in (("timeout_s", float), ("attempts", int), ("backoff_s", float)):
             if (value := os.environ.get(variable := f"BRINE_REMOTE_{name.upper()}")) is not None:
                 try:

@@ -47,7 +47,7 @@ def test_a_folder_comes_back_and_equal_files_are_sent_once(memory, tmp_path):
     assert (
         found == sent.folder
         and found.extra == {"step": 3}
-        and found.bytes == sum(map(len, content_of(folder).values()))
+        and found.num_bytes == sum(map(len, content_of(folder).values()))
     )
     store.download(found, tmp_path / "g")
     assert content_of(tmp_path / "g") == content_of(folder)

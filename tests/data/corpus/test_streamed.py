@@ -55,7 +55,7 @@ def test_a_corpus_is_streamed_through_a_smaller_cache(built, memory, tmp_path, m
     monkeypatch.setenv("BRINE_CACHE_GIB", str(300_000 / 2**30))
     # a Path, as a recipe has it, loses a slash
     found = open_corpus(Path(memory))
-    assert not list(found.folder.glob("shards/*/image.npy")) and sent.folder.bytes > 500_000
+    assert not list(found.folder.glob("shards/*/image.npy")) and sent.folder.num_bytes > 500_000
     order = np.random.default_rng(0).permutation(np.tile(np.arange(30), 2)).tolist()
     assert_equal(found, built, order)
     assert 0 < ObjectCache().size() <= 300_000
