@@ -21,7 +21,10 @@ COMMANDS = {
         "brine.evals.repository.run",
         "repository-level completion: names defined in another file of the package",
     ),
-    "store": ("brine.pipeline.store_command", "list and explain the stages that runs share, delete unneeded ones"),
+    "store": (
+        "brine.pipeline.stages.store_command",
+        "list and explain the stages that runs share",
+    ),
     "experiments": ("brine.experiments.cli", "plan, run and compare many trainings, over seeds and documents"),
     "registry": ("brine.registry.cli.main", "models with their lineage: add, measure, promote, roll back, verify"),
     "self-play": ("brine.salt.self_play.command", "make training documents by questions whose answers a rule checks"),

@@ -24,8 +24,8 @@ from brine.common import renamed
 from brine.common.command_line import command, parse
 from brine.common.files import read_json, replacing, write_text
 from brine.data.corpus.store import FORMAT
-from brine.pipeline.run_lock import acquire_lock, release_lock
-from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, move_to_backup
+from brine.pipeline.stages.run_lock import acquire_lock, release_lock
+from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE, move_to_backup
 
 BACKUP = ".before-0.2"
 CORPUS = ("", "encoded/store/")  # where a corpus may lie below PATH

@@ -33,7 +33,7 @@ from brine.experiments.planning.snapshot import CODE_FOLDER
 from brine.experiments.progress import LiveTable
 from brine.experiments.table import write_table
 from brine.experiments.trials.ending import FAILED, Ending
-from brine.pipeline.run_lock import is_run_locked
+from brine.pipeline.stages.run_lock import is_run_locked
 from brine.training.logging.metrics import append_event, repair_lines
 
 MAX_KILLS = 2

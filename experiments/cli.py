@@ -23,7 +23,7 @@ from brine.experiments import batch
 from brine.experiments.engines.engine import open_engine
 from brine.experiments.planning.freeze import find_experiment, freeze
 from brine.experiments.planning.plan import PLAN_FILE, ExperimentPlan, load_plan
-from brine.experiments.planning.settings import recipe_digest, recipe_of
+from brine.experiments.planning.settings import parse_recipe, recipe_digest
 from brine.experiments.progress import LiveTable, format_status
 from brine.experiments.rounds.command import RoundRequest
 from brine.experiments.table import build_table, format_table, write_table
@@ -242,8 +242,8 @@ def explain(plan: ExperimentPlan, first: str, second: str) -> list[str]:
     for name in (first, second):
         found = [trial for trial in plan.trials if trial.setting == name] or [plan.trial(name)]
         recipes.append(found[0].recipe)
-    lines = differences(recipes[0], recipe_of(recipes[1]))
-    same = recipe_digest(recipe_of(recipes[0])) == recipe_digest(recipe_of(recipes[1]))
+    lines = differences(recipes[0], parse_recipe(recipes[1]))
+    same = recipe_digest(parse_recipe(recipes[0])) == recipe_digest(parse_recipe(recipes[1]))
     return [] if same else [line for line in lines if not line.startswith("name: ")]
 
 

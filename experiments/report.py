@@ -22,7 +22,7 @@ from brine.experiments.page.records import (
 )
 from brine.experiments.page.render import write_page
 from brine.experiments.planning.plan import ExperimentPlan, load_plan
-from brine.experiments.planning.settings import recipe_of
+from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.table import COSTS_FILE
 from brine.experiments.trials import ending
 
@@ -80,9 +80,21 @@ def page_data(plan: ExperimentPlan, table: Mapping[str, Any], costs: Mapping[str
 
 
 def _shown_names(table: Mapping[str, Any]) -> dict[str, str]:
-    """Settings by their labels, where these tell them apart."""
-    labels = {key: entry["label"] for key, entry in table["settings"].items()}
-    return labels if len(set(labels.values())) == len(labels) else {key: f"{key} {labels[key]}" for key in labels}
+    """Settings by number and by what they change: "02 arms=salt, kd_fraction=0.3"."""
+    return {key: f"{key} {_label(entry['changes'])}".strip() for key, entry in table["settings"].items()}
+
+
+def _label(changes: Mapping[str, Any]) -> str:
+    """Changes in a few words; lists without quotes and brackets."""
+    last = [name.rpartition(".")[2] for name in changes]
+    shown = [short if last.count(short) == 1 else name for name, short in zip(changes, last, strict=True)]
+    return ", ".join(f"{name}={_value(value)}" for name, value in zip(shown, changes.values(), strict=True)) or "base"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_value, value)) or "none"
+    return str(value)
 
 
 def _changes(plan: ExperimentPlan, setting: str) -> tuple[str, ...]:
@@ -92,7 +104,7 @@ def _changes(plan: ExperimentPlan, setting: str) -> tuple[str, ...]:
     if ours is None or base is None or setting == plan.reference:
         return ()
     apart = ("name: ", "seed: ", "small.seed: ", "large.seed: ")
-    return tuple(line for line in differences(base, recipe_of(ours)) if not line.startswith(apart))
+    return tuple(line for line in differences(base, parse_recipe(ours)) if not line.startswith(apart))
 
 
 def _trial(

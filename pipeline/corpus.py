@@ -28,8 +28,8 @@ from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
 from brine.pipeline.inputs.sources import join_sources_of
 from brine.pipeline.model_stages import STORE, check_same_documents
-from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE
-from brine.pipeline.stage_store import PipelineStage, logger
+from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE
+from brine.pipeline.stages.stage_store import PipelineStage, logger
 from brine.synth import build_synth_corpus
 
 if TYPE_CHECKING:

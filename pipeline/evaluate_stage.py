@@ -15,7 +15,7 @@ from brine.evals.run_files import format_summary, write_summary
 from brine.inference.load import LoadedModel, load
 from brine.pipeline.model_stages import selection_settings, stage_inputs, stage_settings, train_config_of
 from brine.pipeline.recipe import MODEL_STAGES
-from brine.pipeline.stage_store import logger
+from brine.pipeline.stages.stage_store import logger
 from brine.training.logging.environment import peak_rss_gib
 
 if TYPE_CHECKING:

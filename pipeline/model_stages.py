@@ -2,7 +2,7 @@
 
 `check_trained_stages` compares a recipe with a run folder first, so that a command which would have to
 train a finished model again is refused within a second. Digests of stages that the command is about to do are compared
-when the stage is reached (`brine.pipeline.stage_store`).
+when the stage is reached (`brine.pipeline.stages.stage_store`).
 """
 
 import dataclasses
@@ -12,8 +12,14 @@ from typing import Any
 from brine.common.files import differences, read_json
 from brine.data.packing.mixture import Mixture
 from brine.pipeline.recipe import MODEL_STAGES, Recipe
-from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, ProtectedStageError, extension_refusal, refusal_message
-from brine.pipeline.stage_store import StageStore, logger
+from brine.pipeline.stages.stage_backup import (
+    DONE_FILE,
+    STAGE_FILE,
+    ProtectedStageError,
+    extension_refusal,
+    refusal_message,
+)
+from brine.pipeline.stages.stage_store import StageStore, logger
 from brine.salt.config import SelectionConfig
 from brine.training.checkpoint.extend import check_extension, check_schedule, was_extended
 from brine.training.config import TrainConfig

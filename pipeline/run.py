@@ -27,7 +27,7 @@ from brine.pipeline.inputs.pinned import Pinned, ResolveModel, pin, registered_m
 from brine.pipeline.inputs.sources import encoded_settings
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
 from brine.pipeline.recipe import Recipe
-from brine.pipeline.stage_store import PipelineStage, StageStore, logger, restore_if_refused
+from brine.pipeline.stages.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
 from brine.training.logging.metrics import require_sink
 from brine.training.parallel.distributed import World, init_distributed

@@ -25,7 +25,7 @@ from brine.pipeline import model_stages
 from brine.pipeline.evaluate_stage import load_trained_model
 from brine.pipeline.inputs.sources import mixture_of
 from brine.pipeline.model_stages import train_config_of
-from brine.pipeline.stage_backup import STAGE_FILE
+from brine.pipeline.stages.stage_backup import STAGE_FILE
 from brine.salt.distill import Distillation
 from brine.salt.selection import require_selected, score_documents
 from brine.training.checkpoint.checkpoint import load_weights

@@ -15,7 +15,7 @@ from typing import Any
 
 from brine.common.files import digest, file_digest, read_json
 from brine.inference.registered import WEIGHTS
-from brine.pipeline.stage_backup import DONE_FILE
+from brine.pipeline.stages.stage_backup import DONE_FILE
 
 STORE_FOLDER = ".store"
 SOURCE_INPUTS = ("source", "sources", "manifest", "media", "corpus", "filter_log", "tokenizer", "pool")

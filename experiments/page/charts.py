@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from brine.evals.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Drawing, short
 
-_MAP_ROW, _MAP_LEFT = 24, 132
+_MAP_ROW, _MAP_LEFT = 24, 168
 _BETTER, _WORSE = 0, 1
 """Colour classes of what is better and worse."""
 

@@ -66,8 +66,9 @@ class ShownSetting:
     confirmed: Mapping[str, ShownDifference] = field(default_factory=dict)
 
     def mean(self, measure: str) -> float | None:
-        """The mean of a measure over the seeds that have it."""
-        found = [trial.values[measure] for trial in self.trials if trial.values.get(measure) is not None]
+        """The mean of a measure over the screening seeds that have it; confirmation seeds may read other cases."""
+        trials = [trial for trial in self.trials if trial.phase == SCREEN]
+        found = [trial.values[measure] for trial in trials if trial.values.get(measure) is not None]
         return sum(found) / len(found) if found else None
 
     def mean_flops(self) -> float | None:

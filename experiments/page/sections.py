@@ -7,7 +7,16 @@ from typing import Any
 from brine.evals.report.charts import IntervalPoint, dot_chart
 from brine.evals.report.tables import duration, interval, number
 from brine.experiments.page.charts import CostPoint, cost_chart, difference_map
-from brine.experiments.page.records import DIVERGED, DONE, FAILED, MISSING, PageData, ShownDifference, ShownSetting
+from brine.experiments.page.records import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    MISSING,
+    SCREEN,
+    PageData,
+    ShownDifference,
+    ShownSetting,
+)
 
 OUTCOME_STYLE = {"better": 0, "worse": 1}
 _NAME_LENGTH = 15
@@ -53,7 +62,7 @@ def expectation_section(data: PageData) -> dict[str, Any]:
         "question": data.question,
         "expects": data.expects,
         "outcomes": {
-            "caption": f"{data.primary}, minus the setting {data.base}",
+            "caption": f"{data.primary}, minus the base ({data.base}); confirmation seeds where there are any",
             "head": ("setting", "difference", "95 % interval", "outcome", "trainings"),
             "rows": lines,
         },
@@ -66,7 +75,7 @@ def forest_section(data: PageData) -> dict[str, Any] | None:
     screen = [_dot(setting, setting.differences.get(data.primary)) for setting in data.ranked()]
     confirm = [_dot(setting, setting.confirmed.get(data.primary)) for setting in data.ranked()]
     better = "below" if data.measures[data.primary].lower_is_better else "above"
-    label = f"{data.primary} minus {data.base}; {better} 0 is better"
+    label = f"{data.primary} minus the base; {better} 0 is better"
     charts = [
         ("Screening seeds", dot_chart("Screening seeds", [dot for dot in screen if dot], x_label=label)),
         ("Confirmation seeds", dot_chart("Confirmation seeds", [dot for dot in confirm if dot], x_label=label)),
@@ -82,7 +91,8 @@ def cost_section(data: PageData) -> dict[str, Any] | None:
         pairs = [
             (trial.flops, trial.values[data.primary])
             for trial in setting.trials
-            if trial.state == DONE and trial.flops and trial.values.get(data.primary) is not None
+            if trial.phase == SCREEN and trial.state == DONE and trial.flops
+            if trial.values.get(data.primary) is not None
         ]
         if pairs:
             cost, quality = (sum(pair[axis] for pair in pairs) / len(pairs) for axis in (0, 1))
@@ -122,12 +132,12 @@ def measures_section(data: PageData) -> dict[str, Any] | None:
     chart = difference_map(
         "Differences by measure and setting", [_short(setting.name) for setting in others], shown,
         [[cell(setting, name) for setting in others] for name in shown],
-        x_label=f"per cent, against {_short(data.base)}",
+        x_label="per cent, against the base",
     )  # fmt: skip
     rows = [[name, *(number(setting.mean(name), 4) for setting in data.settings)] for name in names]
     head = ("measure", *(setting.name for setting in data.settings))
-    table = {"caption": "Mean over seeds", "head": head, "rows": rows}
-    return {"id": "measures", "chart": chart if others else "", "table": table, "left_out": len(names) - len(shown)}
+    table = {"caption": "Mean over the screening seeds", "head": head, "rows": rows}
+    return {"id": "measures", "chart": chart if others else "", "table": table, "num_more": len(names) - len(shown)}
 
 
 def anchor_section(data: PageData) -> dict[str, Any] | None:

@@ -28,8 +28,8 @@ from brine.experiments.planning.plan import (
 from brine.experiments.planning.settings import (
     budget_note,
     check_experiment,
+    parse_recipe,
     recipe_digest,
-    recipe_of,
     with_budget,
     with_seed,
     with_whole_paths,
@@ -145,7 +145,7 @@ def make_trial(
 
 def again_with_seed(trial: TrialSpec, seed: int, *, phase: str = CONFIRM, gpus: int | None = None) -> TrialSpec:
     """The setting of a trial with another seed."""
-    recipe = recipe_of(trial.recipe)
+    recipe = parse_recipe(trial.recipe)
     return make_trial(
         with_seed(recipe, -trial.seed), setting=trial.setting, seed=seed, threads=recipe.runtime.num_threads,
         gpus=gpus, phase=phase, changes=trial.changes, budget=trial.budget,
@@ -214,7 +214,7 @@ def _anchor(
     if not before:
         raise ValueError(f"anchor = {asked!r}: {former.name} has no setting {setting or 'that won'!r}")
     try:
-        recipe = with_seed(recipe_of(before[0].recipe), -before[0].seed)
+        recipe = with_seed(parse_recipe(before[0].recipe), -before[0].seed)
     except ValueError as error:
         raise ValueError(f"anchor = {asked!r}: its recipe is none of this version ({error})") from None
     plain = {"changes": before[0].changes, "budget": before[0].budget}

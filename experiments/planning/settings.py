@@ -137,7 +137,7 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, corpus=dataclasses.replace(corpus, **whole))
 
 
-def recipe_of(plain: Mapping[str, Any]) -> Recipe:
+def parse_recipe(plain: Mapping[str, Any]) -> Recipe:
     """A recipe from a plan. Raises ValueError where this version has other fields."""
     return from_plain(Recipe, plain)
 

@@ -25,14 +25,14 @@ from brine.common.files import file_digest, read_json, write_json
 from brine.common.processes import TrainingInterrupted, die_with_parent
 from brine.evals.run_files import main_model, stage_costs, total_costs
 from brine.experiments.planning.plan import TRIAL_FILE, ExperimentPlan, TrialSpec, load_plan
-from brine.experiments.planning.settings import recipe_of
+from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.planning.snapshot import CODE_FOLDER, imported_from
 from brine.experiments.trials import ending
 from brine.experiments.trials.measure import measure_run
 from brine.pipeline.model_stages import model_stages_of
 from brine.pipeline.recipe import Recipe
 from brine.pipeline.run import run_pipeline
-from brine.pipeline.run_lock import RunLockedError
+from brine.pipeline.stages.run_lock import RunLockedError
 from brine.planner.out_of_memory import InsufficientMemoryError, explain_out_of_memory, is_out_of_memory
 from brine.training.guard import NoTargetsError, TrainingDivergedError
 from brine.training.logging.environment import peak_rss_gib
@@ -97,7 +97,7 @@ def run_trial(plan: ExperimentPlan, trial: TrialSpec) -> None:
     folder, start = plan.trial_folder(trial), time.perf_counter()
     if (folder / TRIAL_FILE).exists():
         return
-    recipe, before = recipe_of(trial.recipe), read_json(folder / "attempts.json") or {}
+    recipe, before = parse_recipe(trial.recipe), read_json(folder / "attempts.json") or {}
     runs = plan.folder.parent
     record: dict[str, Any] = {"outcome": ending.FINISHED, "host": socket.gethostname()}
     folder.mkdir(parents=True, exist_ok=True)

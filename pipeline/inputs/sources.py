@@ -17,8 +17,8 @@ from brine.data.formats.open import check_path_exists
 from brine.data.formats.source import DocumentSource
 from brine.data.packing.mixture import Mixture
 from brine.pipeline.model_stages import STORE
-from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, ProtectedStageError, refusal_message
-from brine.pipeline.stage_store import StageStore, logger
+from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE, ProtectedStageError, refusal_message
+from brine.pipeline.stages.stage_store import StageStore, logger
 
 if TYPE_CHECKING:
     from brine.data.corpus.store import EncodedCorpus

@@ -14,7 +14,7 @@ from brine.experiments.experiment import Budget, Grid, Listed, Seeds
 from brine.experiments.planning import snapshot
 from brine.experiments.planning.freeze import find_experiment
 from brine.experiments.planning.plan import load_plan
-from brine.experiments.planning.settings import recipe_digest, recipe_of
+from brine.experiments.planning.settings import parse_recipe, recipe_digest
 from tests.experiments.tiny import finish_trial, write_experiment
 from tests.paths import ROOT
 
@@ -23,7 +23,7 @@ def test_a_plan_holds_every_trial_as_a_whole_recipe(make_plan, source):
     plan = make_plan(seeds=Seeds((0, 2), confirm=(9,)))
     assert [trial.name for trial in plan.trials] == ["01-seed0", "01-seed2", "02-seed0", "02-seed2"]
     for trial in plan.trials:
-        recipe = recipe_of(trial.recipe)
+        recipe = parse_recipe(trial.recipe)
         assert (recipe.name, recipe.runtime.num_threads, recipe.seed) == (trial.name, 1, 1000 * trial.seed)
         assert recipe_digest(recipe) == trial.digest and recipe.corpus.manifest.is_absolute()
         assert trial.resources["cores"] == 1 and 0.75 < trial.resources["memory_gib"] < 2
@@ -76,7 +76,7 @@ def test_the_last_batch_is_the_anchor(make_plan):
     names = [trial.name for trial in new.trials]
     assert names == ["01-seed0", "01-seed3", "anchor-seed0", "anchor-seed3", "former-seed0"]
     anchor, former = new.trial("anchor-seed0"), new.trial("former-seed0")
-    assert recipe_of(anchor.recipe).large.learning_rate == 6e-3 and not anchor.measured_run
+    assert parse_recipe(anchor.recipe).large.learning_rate == 6e-3 and not anchor.measured_run
     assert former.measured_run == str(old.trial_folder("02-seed0"))
     # a batch that came later does not move it
     later = make_plan("later")

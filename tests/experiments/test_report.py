@@ -17,7 +17,7 @@ def test_settings_are_shown_with_their_seeds_and_differences(make_plan):
     costs = {"01-seed0": {"wall_s": 5.0, "peak_rss_gib": 1.5}}
     data = page_data(plan, table, costs)
     assert [setting.name for setting in data.settings] == [
-        f"learning_rate={rate}" for rate in (0.001, 0.002, 0.003, 0.004)
+        f"0{number} learning_rate=0.00{number}" for number in (1, 2, 3, 4)
     ]
     base, best, diverged, _ = data.settings
     assert data.base == base.name and data.winner == best.name and not base.changes

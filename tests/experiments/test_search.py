@@ -7,7 +7,7 @@ import pytest
 from brine.experiments import batch
 from brine.experiments.experiment import Choice, Integers, Search, Seeds, Uniform
 from brine.experiments.planning.plan import load_plan
-from brine.experiments.planning.settings import recipe_of
+from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.search import ask, next_trials
 from tests.experiments.tiny import FakeEngine, finish_trial, tiny_recipe
 
@@ -52,7 +52,7 @@ def test_rungs_are_whole_schedules_and_the_best_go_on(plan):
     assert [len(trials) for trials in by_rung] == [18, 6, 2]
     for rung, (trials, steps) in enumerate(zip(by_rung, (10, 30, 90), strict=True)):
         for trial in trials:
-            recipe = recipe_of(trial.recipe)
+            recipe = parse_recipe(trial.recipe)
             assert recipe.large.num_steps == steps and recipe.name == f"{trial.setting}-r{rung}-seed{trial.seed}"
     score = score_of(plan)
     for before, after in ((0, 1), (1, 2)):

@@ -19,7 +19,7 @@ from brine.evals.run_files import build_summary
 from brine.model.config import ModelConfig
 from brine.pipeline.model_stages import check_trained_stages, stage_inputs, stage_settings, train_config_of
 from brine.pipeline.recipe import MODEL_STAGES
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_store import StageStore
 from brine.recipes.launch import parse
 from brine.training.checkpoint.checkpoint import CheckpointError, check, list_checkpoints
 from brine.training.runtime import resolve_runtime

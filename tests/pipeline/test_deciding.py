@@ -25,8 +25,8 @@ from brine.pipeline.model_stages import (
     train_config_of,
 )
 from brine.pipeline.recipe import PackingConfig, Recipe
-from brine.pipeline.stage_backup import ProtectedStageError
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_store import StageStore
 from brine.salt.config import SaltConfig
 from brine.synth import SynthConfig
 from brine.training.config import RuntimeConfig, TrainConfig

@@ -14,8 +14,8 @@ from brine.data.config import EncodeConfig
 from brine.pipeline.model_stages import (
     check_same_documents,
 )
-from brine.pipeline.stage_backup import ProtectedStageError
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_store import StageStore
 from brine.salt.config import SaltConfig, SelectionConfig
 from brine.training.config import TrainConfig
 from tests.pipeline.test_deciding import ASIDE, is_refused, make_up, recipe

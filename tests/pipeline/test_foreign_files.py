@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_store import StageStore
 from tests.pipeline.test_stages import Config, contents
 
 

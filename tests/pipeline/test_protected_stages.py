@@ -27,7 +27,7 @@ from brine.pipeline import run as train
 from brine.pipeline import train_stage
 from brine.pipeline.model_stages import CORPUS_DEPENDENT_FIELDS
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
-from brine.pipeline.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_backup import ProtectedStageError
 from brine.training.config import RuntimeConfig, TrainConfig
 from brine.training.runtime import Runtime
 

@@ -15,10 +15,10 @@ import pytest
 
 from brine.common.config_fields import operational
 from brine.common.content_store import ContentStore
-from brine.pipeline.shared_stages import delete, explain, list_stages, unneeded
-from brine.pipeline.stage_backup import ProtectedStageError
-from brine.pipeline.stage_store import StageStore
-from brine.pipeline.store_command import main
+from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded
+from brine.pipeline.stages.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_store import StageStore
+from brine.pipeline.stages.store_command import main
 from tests.paths import ROOT
 
 
@@ -142,7 +142,8 @@ def test_a_link_whose_folder_is_gone_is_named_with_the_remedy(tmp_path, stage):
 def test_another_run_waits_and_resumes_what_a_killed_one_left(tmp_path, caplog):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom brine.common.content_store import ContentStore\n"
-        "from brine.pipeline.stage_store import StageStore\nfrom tests.pipeline.test_shared_stages import Settings\n"
+        "from brine.pipeline.stages.stage_store import StageStore\n"
+        "from tests.pipeline.test_shared_stages import Settings\n"
         "def build(folder):\n    (folder / 'half.txt').write_text('kept')\n"
         "    print('half', flush=True)\n    time.sleep(60)\n"
         "runs = Path(sys.argv[1])\n"

@@ -19,11 +19,11 @@ from brine.pipeline import run as train
 from brine.pipeline import train_stage
 from brine.pipeline.inputs.pinned import load_tokenizer, tokenizer_digest
 from brine.pipeline.recipe import CorpusConfig, Recipe
-from brine.pipeline.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_backup import ProtectedStageError
 from brine.synth import SynthConfig
 from brine.synth.config import SynthCounts
 from tests.data.encode_here import Here
-from tests.training.checkpoint.test_extend import recipe as recipe_of
+from tests.training.checkpoint.test_extend import recipe as parse_recipe
 from tests.training.tiny_run import final_bytes
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def sources(tmp_path) -> tuple[CorpusSource, CorpusSource]:
 
 def asked(steps: int = 4, *, large: dict | None = None, **corpus) -> Recipe:
     """A tiny run of one arm."""
-    found = recipe_of(Path("none"), steps)
+    found = parse_recipe(Path("none"), steps)
     corpus = {"vocab_size": 267, **corpus}
     return dataclasses.replace(
         found, corpus=CorpusConfig(**corpus), large=dataclasses.replace(found.large, **(large or {}))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from brine.common.files import differences, digest
-from brine.pipeline.run_lock import RunLockedError, acquire_lock, is_run_locked
-from brine.pipeline.stage_backup import ProtectedStageError
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.run_lock import RunLockedError, acquire_lock, is_run_locked
+from brine.pipeline.stages.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_store import StageStore
 from tests.paths import ROOT
 
 
@@ -107,8 +107,8 @@ def test_unknown_input_is_refused(tmp_path):
 @pytest.mark.slow
 def test_second_process_is_told_who_holds_the_folder(tmp_path):
     code = (
-        "import sys\nfrom brine.pipeline.run_lock import RunLockedError\n"
-        "from brine.pipeline.stage_store import StageStore\n"
+        "import sys\nfrom brine.pipeline.stages.run_lock import RunLockedError\n"
+        "from brine.pipeline.stages.stage_store import StageStore\n"
         "try:\n    StageStore(sys.argv[1]).__enter__()\n"
         "except RunLockedError as error:\n    print(error)"
     )

@@ -185,7 +185,7 @@ def run_pipeline(folder: str, hang_at: str) -> None:
     checkpoint's files written, not yet renamed), or "never"."""
     import os
 
-    from brine.pipeline.stage_store import StageStore
+    from brine.pipeline.stages.stage_store import StageStore
     from brine.training.checkpoint import async_checkpoint as saver
     from brine.training.runtime import Runtime, apply_runtime
 

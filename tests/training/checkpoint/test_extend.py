@@ -17,8 +17,8 @@ from brine.model.config import ModelConfig
 from brine.pipeline import run as train
 from brine.pipeline import train_stage
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
-from brine.pipeline.stage_backup import ProtectedStageError
-from brine.pipeline.stage_store import EXTENDING_PREFIX, StageStore
+from brine.pipeline.stages.stage_backup import ProtectedStageError
+from brine.pipeline.stages.stage_store import EXTENDING_PREFIX, StageStore
 from brine.salt.config import SaltConfig
 from brine.training.checkpoint.extend import check_extension, checkpoint_to_extend, link_checkpoints
 from brine.training.config import RuntimeConfig, TrainConfig, learning_rate

@@ -8,7 +8,7 @@ import torch
 
 from brine.common.files import write_json, write_text
 from brine.common.tensor_files import save_tensors
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_store import StageStore
 from tests.training.tiny_run import tiny_config, tiny_train
 
 

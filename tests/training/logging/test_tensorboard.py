@@ -16,7 +16,7 @@ import pytest
 from brine.common.files import read_jsonl
 from brine.pipeline import run as train
 from brine.pipeline.recipe import Recipe
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_store import StageStore
 from brine.training.checkpoint.extend import checkpoint_to_extend, link_checkpoints
 from brine.training.logging.metrics import RunLog, TensorBoardSink, flat_numbers, make_sinks
 from tests.training.tiny_run import tiny_config, tiny_train

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from brine.common.processes import StopSignal, TrainingInterrupted
-from brine.pipeline.run_lock import wait_for
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.run_lock import wait_for
+from brine.pipeline.stages.stage_store import StageStore
 from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.parallel.distributed import RankFailedError, World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups

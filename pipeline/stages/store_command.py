@@ -21,7 +21,7 @@ from brine.common.formatting import file_size
 from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
-from brine.pipeline.shared_stages import delete, explain, list_stages, unneeded
+from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 

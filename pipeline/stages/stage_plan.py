@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brine.common.files import read_json
-from brine.pipeline import stage_backup as backup
-from brine.pipeline import stage_folder as links
-from brine.pipeline.stage_backup import DONE_FILE, STAGE_FILE, ProtectedStageError
+from brine.pipeline.stages import stage_backup as backup
+from brine.pipeline.stages import stage_folder as links
+from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE, ProtectedStageError
 
 if TYPE_CHECKING:
-    from brine.pipeline.stage_store import StageStore
+    from brine.pipeline.stages.stage_store import StageStore
 
 logger = logging.getLogger("brine.pipeline")
 

@@ -23,11 +23,11 @@ from typing import Any
 from brine.common.content_store import ContentStore, lock_holder, try_lock, unlock
 from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
 from brine.common.renamed import require_current_names
-from brine.pipeline import stage_backup as backup
-from brine.pipeline import stage_folder as links
-from brine.pipeline.run_lock import acquire_lock, release_lock, wait_for
-from brine.pipeline.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
-from brine.pipeline.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
+from brine.pipeline.stages import stage_backup as backup
+from brine.pipeline.stages import stage_folder as links
+from brine.pipeline.stages.run_lock import acquire_lock, release_lock, wait_for
+from brine.pipeline.stages.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
+from brine.pipeline.stages.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
 from brine.training.parallel.distributed import World
 
 logger = logging.getLogger("brine.pipeline")
@@ -331,7 +331,7 @@ class StageStore:
                 })  # fmt: skip
             old = backup.move_to_backup(folder)
         elif folder.is_symlink():
-            old = backup.set_aside(folder)
+            old = backup.rename_link(folder)
         else:
             logger.info("%s: %s", name, plan.why)
             if others := backup.discard(folder, request.output_names):

@@ -1,7 +1,7 @@
 """Folders of stages that are done again, and the messages of a command that is refused.
 
     move_to_backup(folder)      a trained stage, whole, under the first free name of `<stage>.old-1`, `.old-2` ...
-    set_aside(folder)           a link to a stored stage: the link is renamed in this way, nothing is deleted
+    rename_link(folder)           a link to a stored stage: the link is renamed in this way, nothing is deleted
     discard(folder, names)      a folder in the run: the files that it made are deleted, other files in it are kept
 
 A stage made the files under its `output_names` when it was done (`outputs.json`), or, where it was interrupted, all
@@ -21,7 +21,7 @@ from brine.common.files import read_json, write_json
 from brine.common.renamed import FORMER_FILES, current_file
 
 if TYPE_CHECKING:
-    from brine.pipeline.stage_store import StageStore
+    from brine.pipeline.stages.stage_store import StageStore
 
 DONE_FILE, STAGE_FILE, FILE_LIST = "done", "stage.json", "outputs.json"
 PROTECTED_PATTERNS = (DONE_FILE, "metrics.jsonl", "checkpoints/*", "model/*")
@@ -59,7 +59,7 @@ def move_to_backup(folder: Path) -> Path:
     return folder.rename(backup_path(folder))
 
 
-def set_aside(link: Path) -> Path | None:
+def rename_link(link: Path) -> Path | None:
     """Rename the link of a changed stage as `move_to_backup` does, or remove it: where another former link leads to the
     same folder, or where the stage was interrupted and nobody put anything there. Returns its new path."""
     others = [each for each in link.parent.glob(f"{link.name}{BACKUP_SUFFIX}*") if each.is_symlink()]
