@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from brine.common.config_fields import affects_result_if, check_values, operational
+from brine.common.remote.object_store import is_url
 from brine.data.sequence import MODALITY_CONTEXTS
 from brine.kernels.attention import ATTENTION_BACKENDS
 from brine.kernels.linear_loss import LOSS_BACKENDS
@@ -237,8 +238,13 @@ class RuntimeConfig:
     training down, a few per GPU."""
     deterministic: bool = True
     """Use deterministic algorithms only, so that a resumed run is bit-identical."""
+    remote_checkpoints: str | None = operational(None)
+    """URL (s3://..., extra [remote]) to which each finished checkpoint is uploaded while training continues, and from
+    which a stage resumes where its folder has none."""
 
     def __post_init__(self):
+        if self.remote_checkpoints is not None and not is_url(self.remote_checkpoints):
+            raise ValueError(f"remote_checkpoints = {self.remote_checkpoints!r}: give a URL such as s3://bucket/folder")
         # the command line gives strings
         if isinstance(self.compile, str) and self.compile.lower() in ("true", "false"):
             object.__setattr__(self, "compile", self.compile.lower() == "true")

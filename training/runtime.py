@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,8 @@ class Runtime:
     """Processes that make batches; 0: the training process itself."""
     profile: tuple[int, int] | None = operational(None)
     """First and last step to record (`brine.training.logging.profiling`)."""
+    remote_checkpoints: str | None = operational(None)
+    """URL to which checkpoints are uploaded (`brine.training.checkpoint.remote`)."""
     reasons: dict[str, str] = field(default_factory=dict, compare=False, hash=False, metadata=OPERATIONAL)
     """Why each choice was made, for the log."""
 
@@ -106,8 +108,10 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
     """
     path = None if folder is None else Path(folder) / "runtime.json"
     kept = read_json(path) if path is not None else None
-    if path is not None and kept is not None and kept.get("requested") == to_plain(config):
-        runtime = Runtime(**kept["resolved"])
+    # where checkpoints go decides nothing that was resolved
+    requested = {name: value for name, value in to_plain(config).items() if name != "remote_checkpoints"}
+    if path is not None and kept is not None and kept.get("requested") == requested:
+        runtime = replace(Runtime(**kept["resolved"]), remote_checkpoints=config.remote_checkpoints)
         _check_still_possible(runtime, path)
     else:
         device = resolve_device(config.device).type
@@ -128,7 +132,7 @@ def resolve_runtime(config: RuntimeConfig, *, folder: Path | None = None) -> Run
         runtime = Runtime(**asked, reasons=reasons)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"requested": to_plain(config), "resolved": to_plain(runtime)})
+            write_json(path, {"requested": requested, "resolved": to_plain(runtime)})
     for name, reason in runtime.reasons.items():
         logger.info("%s: %s (%s)", name, getattr(runtime, name), reason)
     return runtime

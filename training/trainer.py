@@ -117,7 +117,8 @@ class Trainer:
         self.checkpoints = folder / "checkpoints"
         self.saver = AsyncCheckpointer(
             self.checkpoints, world=world, keep=config.keep_checkpoints, timeout_s=world.timeout_s,
-            keep_checkpoint_steps=config.permanent_checkpoint_steps,
+            keep_checkpoint_steps=config.permanent_checkpoint_steps, remote=runtime.remote_checkpoints,
+            on_event=self.progress.record.event,
         )  # fmt: skip
         self.profiler = StepProfiler(folder / "trace", runtime=runtime, rank=world.rank)
         self.step = self.sequence_index = self.tokens = 0
@@ -156,6 +157,7 @@ class Trainer:
 
     def _begin(self) -> None:
         record, ranks = self.progress.record, self.world.size
+        self.saver.download_if_none()
         found = checkpoints.latest_checkpoint(self.checkpoints, on_event=record.event, world=self.world)
         if found is not None:
             self._restore(found)

@@ -131,6 +131,10 @@ class FolderStore:
             raise RemoteError(f"{path} changed while it was uploaded: upload the folder when nobody writes to it")
         return size, sha256, is_new
 
+    def put_list(self, name: str, extra: dict) -> None:
+        """Write a list without files, for what it notes alone."""
+        self.objects.write(f"{name}{SUFFIX}", StoredFolder(name, {}, extra).to_bytes())
+
     def find(self, name: str) -> StoredFolder | None:
         """The list of a complete folder; None where there is none."""
         key = f"{name}{SUFFIX}"

@@ -3,6 +3,7 @@
 brine store list                       stages, their sizes, and the runs that link to them
 brine store explain runs/a runs/b      the first cause of each difference
 brine store gc                         what nothing needs any more; --delete deletes it
+brine store push runs/a URL            upload the stages of a run to an object store; `pull NAME URL` brings them back
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tyro
 
 from brine.common.command_line import command, parse_subcommand
 from brine.common.formatting import file_size
+from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
 from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded
@@ -104,5 +106,35 @@ class CollectGarbage(StoreOptions):
         print(json.dumps({"unneeded": len(stages), "bytes": total, "deleted": len(gone)}))
 
 
-COMMANDS = {"list": ListStages, "explain": ExplainRuns, "gc": CollectGarbage}
+@dataclass(frozen=True, kw_only=True)
+class PushRun(StoreOptions):
+    """Upload the finished stages of a run to an object store (extra [remote]); those that are there are not sent."""
+
+    run_folder: Run
+    """A run folder."""
+    url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="URL")]
+    """s3://bucket/prefix, file:///folder, ..."""
+
+    def run(self) -> None:
+        """Print one JSON object."""
+        done = push(self.run_folder, self.root(), self.url)
+        print(json.dumps({"stages": len(done.stages), "sent": done.sent}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullRun(StoreOptions):
+    """Download the stages of a run that are not here, and link the run to them."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of a run that was pushed."""
+    url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="URL")]
+    """The URL it was pushed to."""
+
+    def run(self) -> None:
+        """Print one JSON object."""
+        done = pull(self.name, self.runs, self.store or self.runs / STORE_FOLDER, self.url)
+        print(json.dumps({"stages": len(done.stages), "received": done.sent}))
+
+
+COMMANDS = {"list": ListStages, "explain": ExplainRuns, "gc": CollectGarbage, "push": PushRun, "pull": PullRun}
 main = command(partial(parse_subcommand, "store", COMMANDS))

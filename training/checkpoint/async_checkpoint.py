@@ -21,6 +21,7 @@ from torch import nn
 from brine.common.files import file_digest, sync_folder, write_json
 from brine.common.renamed import FORMAT
 from brine.training.checkpoint.checkpoint import STATE, CheckpointError, prune_checkpoints, tensors_of
+from brine.training.checkpoint.remote import RemoteCheckpoints
 from brine.training.checkpoint.staging import HostStaging
 from brine.training.optimizer import Optimizer
 from brine.training.parallel.distributed import World
@@ -32,11 +33,16 @@ class AsyncCheckpointer:
 
     def __init__(
         self, folder: Path, *, world: World | None = None, keep: int = 2, keep_checkpoint_steps: Iterable[int] = (),
-        timeout_s: float = 1800.0,
+        timeout_s: float = 1800.0, remote: str | None = None, on_event: Callable[..., None] = lambda *_, **__: None,
     ):  # fmt: skip
-        """folder: the run's `checkpoints/`. keep, keep_checkpoint_steps: see `prune_checkpoints`."""
+        """folder: the run's `checkpoints/`. keep, keep_checkpoint_steps: see `prune_checkpoints`. remote: URL to which
+        finished checkpoints are uploaded as well (`RemoteCheckpoints`), with what happens there told to `on_event`."""
         self.folder, self.world = Path(folder), world or World()
         self.keep, self.keep_checkpoint_steps = keep, tuple(keep_checkpoint_steps)
+        self.remote: RemoteCheckpoints | None = None
+        self._has_remote = remote is not None
+        if remote is not None and self.world.is_main:
+            self.remote = RemoteCheckpoints(remote, self.folder.parent, keep=keep, on_event=on_event)
         # raised in a thread, where a context of warnings has no effect
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         timeout = datetime.timedelta(seconds=timeout_s)
@@ -45,6 +51,22 @@ class AsyncCheckpointer:
         self._finisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._step = 0
+
+    def download_if_none(self) -> None:
+        """Where the folder has no checkpoint, fetch the newest from the URL, if there is one. All ranks.
+
+        Raises CheckpointError on every rank where the store fails.
+        """
+        if not self._has_remote:
+            return
+        trouble = None
+        try:
+            if self.remote is not None:
+                self.remote.restore()
+        except (ValueError, OSError) as error:
+            trouble = str(error)
+        if trouble := self.world.broadcast(trouble):
+            raise CheckpointError(trouble)
 
     def begin(self, *, step: int, model: nn.Module, optimizer: Optimizer, state: dict, good: int | None = None) -> Path:
         """Copy the model and begin to write the checkpoint of `step`; returns the folder that it will have.
@@ -99,6 +121,8 @@ class AsyncCheckpointer:
     def close(self) -> None:
         """Let the thread finish what it began: an error elsewhere need not cost the checkpoint on its way."""
         self._finisher.shutdown(wait=True)
+        if self.remote is not None:
+            self.remote.close()
 
     def _temporary(self) -> Path:
         return self.folder / f".writing_{self._step:08d}"
@@ -127,6 +151,8 @@ class AsyncCheckpointer:
         os.rename(temporary, target)
         shutil.rmtree(old, ignore_errors=True)
         sync_folder(self.folder)
+        if self.remote is not None:
+            self.remote.begin(target)
         prune_checkpoints(self.folder, keep=self.keep, keep_checkpoint_steps=self.keep_checkpoint_steps, good=good)
 
     def _failed(self, error: BaseException) -> CheckpointError:

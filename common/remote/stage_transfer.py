@@ -1,0 +1,111 @@
+"""The stage store at a URL (extra [remote]): finished stages go there and come back, none of their files twice.
+
+    <url>/stages/<stage>/<digest>.folder.json    a finished stage, by `brine.common.remote.folder_store`
+    <url>/runs/<name>.folder.json                the links of a run, as {stage: digest}
+
+A stage is there whole or not at all, under the digest of its key, so equal keys are sent once whoever sends them. What
+comes back is compared file by file with its SHA-256, its own mark `done` included, before it gets its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from brine.common.content_store import DONE_FILE, ContentStore, file_lock
+from brine.common.files import read_json
+from brine.common.remote.folder_store import FolderStore
+from brine.common.remote.object_store import RemoteError, check_name
+
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What a push or pull did."""
+
+    stages: tuple[str, ...]
+    """`stage/digest` of each stage of the run."""
+    sent: int
+    """Stages that were not there yet."""
+
+
+def stages_of(run: Path, root: Path) -> dict[str, str]:
+    """{name in the run: stage/digest} of the finished stages that a run folder links to in the store at `root`."""
+    found = {}
+    for path in sorted(run.iterdir()):
+        target = Path(os.path.realpath(path))
+        if path.is_symlink() and target.parent.parent == root.resolve() and (target / DONE_FILE).is_file():
+            found[path.name] = f"{target.parent.name}/{target.name}"
+    return found
+
+
+def push(run: Path, root: Path, url: str) -> TransferResult:
+    """Upload the finished stages of a run. Raises RemoteError where it has none, or the store fails."""
+    stages, store = stages_of(run, root), FolderStore(url)
+    if not stages:
+        raise RemoteError(f"{run} links to no finished stage in {root}: train first, or give the run's store")
+    sent = 0
+    for place in sorted(set(stages.values())):
+        if store.find(f"stages/{place}") is None:
+            store.upload(root / place, f"stages/{place}")
+            sent += 1
+    # a folder without files, whose list holds the links
+    listed = {"stages": stages}
+    store.put_list(f"runs/{run.name}", listed)
+    return TransferResult(tuple(stages.values()), sent)
+
+
+def pull(name: str, runs: Path, root: Path, url: str) -> TransferResult:
+    """Download the stages of a run that are not here into the store at `root`, and link `runs/<name>` to them.
+
+    Raises RemoteError where the URL has no such run, a stage is damaged, or the run folder here has another stage
+    under one of the names, which stays.
+    """
+    store = FolderStore(url)
+    listed = store.find(f"runs/{check_name(name)}")
+    if listed is None:
+        there = [each.removeprefix("runs/") for each in store.names("runs")]
+        raise RemoteError(f"{url} has no run {name!r}: it has {', '.join(there[:10]) or 'none'}")
+    stages = _checked(listed.extra.get("stages"), url)
+    for link, place in stages.items():
+        here = runs / name / link
+        if os.path.lexists(here) and Path(os.path.realpath(here)) != (root / place).resolve():
+            raise RemoteError(f"{here} is another stage than the one at {url}: move it away, or pull into other --runs")
+    sent = sum(_pull_stage(store, root, place) for place in sorted(set(stages.values())))
+    (runs / name).mkdir(parents=True, exist_ok=True)
+    for link, place in stages.items():
+        if not os.path.lexists(runs / name / link):
+            os.symlink(os.path.relpath((root / place).resolve(), (runs / name).resolve()), runs / name / link)
+    return TransferResult(tuple(stages.values()), sent)
+
+
+def _pull_stage(store: FolderStore, root: Path, place: str) -> bool:
+    folder = root / place
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder.with_name(f"{folder.name}.lock"), what=place):
+        if (folder / DONE_FILE).is_file():
+            return False
+        if folder.exists():
+            raise RemoteError(f"{folder} is unfinished: let its run finish it, or move it away")
+        stored = store.find(f"stages/{place}")
+        if stored is None or DONE_FILE not in stored.files:
+            raise RemoteError(f"{store.url} has no finished stage {place}: push the run again")
+        store.download(stored, folder)
+        ContentStore.finish(folder, read_json(folder / DONE_FILE) or {})
+    return True
+
+
+def _checked(stages: object, url: str) -> dict[str, str]:
+    """The links of a run, each a plain name and `stage/digest`. Raises RemoteError for anything else."""
+    trouble = RemoteError(f"{url}: the run's list of stages is damaged ({json.dumps(stages)[:100]}): push it again")
+    if not isinstance(stages, dict):
+        raise trouble
+    for link, place in stages.items():
+        stage, _, key = place.partition("/") if isinstance(place, str) else ("", "", "")
+        if "/" in check_name(link) or link.startswith(".") or "/" in check_name(stage) or not _DIGEST.fullmatch(key):
+            raise trouble
+    return stages
