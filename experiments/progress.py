@@ -32,7 +32,7 @@ class TrialStatus:
     step: int | None = None
     num_steps: int | None = None
     loss: float | None = None
-    remaining_s: float | None = None
+    s_left: float | None = None
     """Seconds that the stage will still take."""
     message: str = ""
 
@@ -48,7 +48,7 @@ def trial_status(plan: ExperimentPlan, trial: TrialSpec, *, running: Collection[
     if trial.name in running:
         return TrialStatus(trial.name, ending.RUNNING, **progress)
     state = ending.CANCELLED if (folder / CANCELLED_FILE).exists() else ending.WAITING
-    progress.pop("remaining_s", None)
+    progress.pop("s_left", None)
     return TrialStatus(trial.name, state, **progress)
 
 
@@ -63,7 +63,7 @@ def _progress(plan: ExperimentPlan, trial: TrialSpec) -> dict[str, Any]:
         found: dict[str, Any] = {"stage": stage, "step": line["step"], "num_steps": steps, "loss": line.get("loss")}
         rate = (line.get("time") or {}).get("tokens_per_s")
         if steps and rate and line.get("tokens") and line["step"]:
-            found["remaining_s"] = (steps - line["step"]) * line["tokens"] / line["step"] / rate
+            found["s_left"] = (steps - line["step"]) * line["tokens"] / line["step"] / rate
         return found
     return {}
 
@@ -85,7 +85,7 @@ def status_rows(statuses: Iterable[TrialStatus]) -> list[list[str]]:
     """Rows of the table of trials."""
     return [
         [each.name, each.state, each.stage, "" if each.step is None else f"{each.step}/{each.num_steps}",
-         "" if each.loss is None else f"{each.loss:.4f}", "" if each.remaining_s is None else duration(each.remaining_s),
+         "" if each.loss is None else f"{each.loss:.4f}", "" if each.s_left is None else duration(each.s_left),
          each.message[:80]]
         for each in statuses
     ]  # fmt: skip
@@ -153,7 +153,7 @@ class LiveTable:
             if self._told_at:
                 for each in statuses:
                     if each.state == ending.RUNNING and each.step is not None:
-                        left = f", about {duration(each.remaining_s)} left" if each.remaining_s else ""
+                        left = f", about {duration(each.s_left)} left" if each.s_left else ""
                         self.say(f"{each.name}: {each.stage} step {each.step}/{each.num_steps}, loss {each.loss}{left}")
             self._told_at = clock
 

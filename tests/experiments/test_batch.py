@@ -214,5 +214,5 @@ def test_the_status_shows_step_loss_and_time_left(plan):
              '{"step": 2, "validation": {"loss": 1}}', '{"step": 4, "loss": 4.5, "tok']  # fmt: skip
     (folder / "metrics.jsonl").write_text("\n".join(lines))
     found = trial_status(plan, plan.trial("01-seed0"), running=["01-seed0"])
-    assert (found.state, found.step, found.num_steps, found.loss, found.remaining_s) == ("running", 2, 6, 5.0, 40.0)
+    assert (found.state, found.step, found.num_steps, found.loss, found.s_left) == ("running", 2, 6, 5.0, 40.0)
     assert "01-seed0  running  large_baseline   2/6  5.0000" in format_status(plan, running=["01-seed0"])
