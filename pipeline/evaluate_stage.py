@@ -21,6 +21,9 @@ from brine.training.logging.environment import peak_rss_gib
 if TYPE_CHECKING:
     from brine.pipeline.run import Pipeline
 
+EVALUATE_REVISION = 1
+"""Of the code of the stage `evaluate`: raise it where equal models and settings give other results."""
+
 
 def report(run: Pipeline) -> None:
     """Evaluate what was trained, then write summary.json and report.html; rank 0 only."""
@@ -34,7 +37,9 @@ def report(run: Pipeline) -> None:
         )  # fmt: skip
 
     output_names = ("results.json", "documents.jsonl", "transcripts.jsonl", "media")
-    run.stage("evaluate", build, config=run.recipe.evals, inputs=names, output_names=output_names)
+    run.stage(
+        "evaluate", build, config=run.recipe.evals, inputs=names, output_names=output_names, revision=EVALUATE_REVISION
+    )
     if not run.world.is_main:
         return
     summary = write_summary(run.folder, wall_s=run.wall_s(), peak_rss_gib=peak_rss_gib(run.folder))
