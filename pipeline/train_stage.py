@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     from brine.data.batch import Batch
     from brine.pipeline.run import Pipeline
 
-TRAIN_REVISION = 1
-"""Of the code of the training stages: raise it where equal settings and inputs give other weights on one machine."""
-SELECT_REVISION = 1
-"""Likewise of `select`: where it would choose other documents."""
-
 
 def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) -> None:
     """Run one training stage; selected: documents of its first part, where selection chose them."""
@@ -95,7 +90,7 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
     run.stage(
         name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),
         inputs=model_stages.stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True,
-        protected=True, revision=TRAIN_REVISION,
+        protected=True, revision=model_stages.TRAIN_REVISION,
         output_names=("metrics.jsonl", "events.jsonl", "compute_cost.json", "checkpoints", "model", "tensorboard"),
         extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
     )  # fmt: skip
@@ -130,7 +125,7 @@ def select(run: Pipeline) -> list[int]:
 
     stage = run.stage(
         "select", build, config=model_stages.selection_settings(run.recipe), inputs=[*run.corpus_stages, "small"],
-        revision=SELECT_REVISION, output_names=("scores.npz", "selection.jsonl", "compute_cost.json"),
+        revision=model_stages.SELECT_REVISION, output_names=("scores.npz", "selection.jsonl", "compute_cost.json"),
     )  # fmt: skip
     return stage.result["kept"]
 
