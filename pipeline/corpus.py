@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 
 MEDIA_HASHES = ".media"
 """In the store: the remembered hashes of media."""
+CORPUS_REVISION = 1
+"""Of the code of the stage `corpus`: raise it where equal settings and inputs give other bytes."""
+ENCODED_REVISION = 1
+"""Likewise of `encoded`."""
+FILTERED_REVISION = 1
+"""Likewise of `filtered`."""
 
 
 def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]]:
@@ -77,7 +83,8 @@ def _make_synth_corpus(run: Pipeline) -> PipelineStage:
         return {"fingerprint": file_digest(folder / "manifest.jsonl"), "documents": summary["documents"]}
 
     return run.stage(
-        "corpus", build, config=synth, inputs={"source": source_hash(files)}, keep_if_inputs_change=True,
+        "corpus", build, config=synth, inputs={"source": source_hash(files)}, revision=CORPUS_REVISION,
+        keep_if_inputs_change=True,
         output_names=("manifest.jsonl", "summary.json", "media", ".partial"),
     )  # fmt: skip
 

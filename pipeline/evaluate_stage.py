@@ -13,13 +13,23 @@ from brine.evals.evaluate import evaluate
 from brine.evals.report.page import write_report
 from brine.evals.run_files import format_summary, write_summary
 from brine.inference.load import LoadedModel, load
-from brine.pipeline.model_stages import selection_settings, stage_inputs, stage_settings, train_config_of
+from brine.pipeline.model_stages import (
+    SELECT_REVISION,
+    TRAIN_REVISION,
+    selection_settings,
+    stage_inputs,
+    stage_settings,
+    train_config_of,
+)
 from brine.pipeline.recipe import MODEL_STAGES
 from brine.pipeline.stages.stage_store import logger
 from brine.training.logging.environment import peak_rss_gib
 
 if TYPE_CHECKING:
     from brine.pipeline.run import Pipeline
+
+EVALUATE_REVISION = 1
+"""Of the code of the stage `evaluate`: raise it where equal models and settings give other results."""
 
 
 def report(run: Pipeline) -> None:
@@ -34,7 +44,9 @@ def report(run: Pipeline) -> None:
         )  # fmt: skip
 
     output_names = ("results.json", "documents.jsonl", "transcripts.jsonl", "media")
-    run.stage("evaluate", build, config=run.recipe.evals, inputs=names, output_names=output_names)
+    run.stage(
+        "evaluate", build, config=run.recipe.evals, inputs=names, output_names=output_names, revision=EVALUATE_REVISION
+    )
     if not run.world.is_main:
         return
     summary = write_summary(run.folder, wall_s=run.wall_s(), peak_rss_gib=peak_rss_gib(run.folder))
@@ -49,10 +61,12 @@ def reuse_trained(run: Pipeline) -> None:
     recipe, excluded = run.recipe, []
     for name in (name for name in MODEL_STAGES if name not in run.store.done):
         if name == "large_salt" and recipe.salt.selection:
-            _reuse(run, "select", config=selection_settings(recipe), inputs=[*run.corpus_stages, "small"])
+            select = {"config": selection_settings(recipe), "inputs": [*run.corpus_stages, "small"]}
+            _reuse(run, "select", **select, revision=SELECT_REVISION)
         settings = stage_settings(recipe, name, config=train_config_of(recipe, name), runtime=run.runtime)
         inputs = stage_inputs(recipe, name, corpus_stages=run.corpus_stages)
-        if not _reuse(run, name, config=settings, inputs=inputs) and run.store.begun(name):
+        same = _reuse(run, name, config=settings, inputs=inputs, revision=TRAIN_REVISION)
+        if not same and run.store.begun(name):
             excluded.append(name)
     if excluded and run.world.is_main:
         logger.warning(

@@ -27,6 +27,10 @@ from brine.training.runtime import Runtime
 
 STORE = "store"
 """The corpus, in the folder of the encoded stage."""
+TRAIN_REVISION = 1
+"""Of the code of the training stages: raise it where equal settings and inputs give other weights on one machine."""
+SELECT_REVISION = 1
+"""Likewise of `select`: where it would choose other documents."""
 CORPUS_DEPENDENT_FIELDS = ("vocab_size", "image_dim", "audio_dim", "video_dim")
 
 

@@ -116,7 +116,7 @@ class Pipeline:
         settings = encoded_settings(config, None if built else self.pinned.tokenizer_digest)
         encoded = self.stage(
             "encoded", lambda folder: corpus.encode(self, folder, manifest), config=settings, inputs=inputs,
-            keep_if_inputs_change=not built, output_names=(STORE, "quarantine.jsonl"),
+            revision=corpus.ENCODED_REVISION, keep_if_inputs_change=not built, output_names=(STORE, "quarantine.jsonl"),
         )  # fmt: skip
         self.data = open_corpus(manifest if built else encoded.folder / STORE)
         self.tokenizer = self.data.tokenizer
@@ -129,6 +129,7 @@ class Pipeline:
                 build,
                 config=config.filters,
                 inputs=["encoded"],
+                revision=corpus.FILTERED_REVISION,
                 output_names=["filter_passes.txt", FILTER_LOG],
             )
             self.corpus_stages = ["encoded", "filtered"]

@@ -90,8 +90,8 @@ def train_model(run: Pipeline, name: str, *, selected: list[int] | None = None) 
     run.stage(
         name, build, config=model_stages.stage_settings(recipe, name, config=config, runtime=runtime),
         inputs=model_stages.stage_inputs(recipe, name, corpus_stages=run.corpus_stages), on_all_ranks=True,
-        protected=True,
-        output_names=("events.jsonl", "compute_cost.json", "checkpoints", "model", "tensorboard"),
+        protected=True, revision=model_stages.TRAIN_REVISION,
+        output_names=("metrics.jsonl", "events.jsonl", "compute_cost.json", "checkpoints", "model", "tensorboard"),
         extend=(lambda old, fresh: extend_stage(run, name, old, fresh)) if run.extend else None,
     )  # fmt: skip
 
@@ -125,7 +125,7 @@ def select(run: Pipeline) -> list[int]:
 
     stage = run.stage(
         "select", build, config=model_stages.selection_settings(run.recipe), inputs=[*run.corpus_stages, "small"],
-        output_names=("scores.npz", "selection.jsonl", "compute_cost.json"),
+        revision=model_stages.SELECT_REVISION, output_names=("scores.npz", "selection.jsonl", "compute_cost.json"),
     )  # fmt: skip
     return stage.result["kept"]
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from brine.common.content_store import file_lock
 from brine.common.files import sync_folder
 from brine.data.corpus.file_records import FileRecorder, find_changed_files, save_file_records
 from brine.data.formats.source import DocumentSource
 
 SHARD = Path("shards") / "00000"
+MOST_REMEMBERED = 64
+"""Sources that are remembered in a folder; the ones used longest ago are forgotten."""
 
 
 def media_digest(source: DocumentSource, memory: Path, *, manifest: str, max_file_mib: float) -> str:
@@ -28,17 +31,36 @@ def media_digest(source: DocumentSource, memory: Path, *, manifest: str, max_fil
     (`fingerprint(media=False)`), on which the paths depend.
     """
     folder = memory / hashlib.sha256(f"{source.root}\0{manifest}\0{max_file_mib}".encode()).hexdigest()[:32]
-    if not (folder / SHARD / "media.npy").is_file():
-        _record(source, folder, max_file_mib=max_file_mib)
-    changes = find_changed_files(folder, source.root, max_file_mib=max_file_mib)
-    if changes:
-        _record(source, folder, max_file_mib=max_file_mib)
-    paths = (folder / SHARD / "media.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    hashes = np.load(folder / SHARD / "media.npy", allow_pickle=False)["sha256"]
+    memory.mkdir(parents=True, exist_ok=True)
+    # processes that begin at the same moment hash once
+    with file_lock(memory / f"{folder.name}.lock", what=f"the media of {source.path}"):
+        known = (folder / SHARD / "media.npy").is_file()
+        if not known or find_changed_files(folder, source.root, max_file_mib=max_file_mib):
+            _record(source, folder, max_file_mib=max_file_mib)
+        hashes = recorded_hashes(folder)
+        os.utime(folder)
+    _forget(memory, most=MOST_REMEMBERED)
     found = hashlib.sha256()
-    for path, sha256 in sorted(zip(paths, map(bytes, hashes), strict=True)):
+    for path, sha256 in sorted(hashes.items()):
         found.update(path.encode() + b"\0" + sha256)
     return found.hexdigest()
+
+
+def recorded_hashes(folder: Path) -> dict[str, bytes]:
+    """{relative path: SHA-256} of the files that a corpus, or what is remembered of a source, was made from."""
+    found: dict[str, bytes] = {}
+    for part in sorted((folder / "shards").glob("[0-9]" * 5)):
+        paths = (part / "media.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        hashes = np.load(part / "media.npy", allow_pickle=False)["sha256"]
+        found |= dict(zip(paths, map(bytes, hashes), strict=True))
+    return found
+
+
+def _forget(memory: Path, *, most: int) -> None:
+    """Delete what was remembered longest ago. Whoever needs it hashes again."""
+    folders = [path for path in memory.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[most:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _record(source: DocumentSource, folder: Path, *, max_file_mib: float) -> None:

@@ -21,7 +21,7 @@ from brine.common.formatting import file_size
 from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
-from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded
+from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded, with_foreign_files
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
@@ -75,7 +75,7 @@ class ExplainRuns:
             print(f"{stage.stage:<16}{stage.state}")
             for change in stage.changes:
                 print(f"{'':<16}  {change}")
-            if stage.caused_by and not stage.changes:
+            if stage.caused_by:
                 print(f"{'':<16}  because of {' and '.join(stage.caused_by)}")
         print(json.dumps({stage.stage: stage.state for stage in found}))
 
@@ -93,11 +93,15 @@ class CollectGarbage(StoreOptions):
         """Print a table and one JSON object. Raises ValueError for --delete together with --dry-run."""
         if self.delete and self.dry_run:
             raise ValueError("--delete and --dry-run exclude each other: give one of the two")
-        stages = unneeded(self.root(), self.runs)
+        root = self.root()
+        stages = unneeded(root, self.runs)
         if stages:
             rows = [(stage.stage, stage.folder.name, file_size(stage.num_bytes)) for stage in stages]
             print_plain_or_rich(table(("stage", "folder", "size"), rows))
-        gone = [stage for stage in stages if delete(stage)] if self.delete else []
+        for stage in with_foreign_files(root, self.runs):
+            named = ", ".join((stage.foreign or ())[:3])
+            print(f"{stage.folder} is kept: there are files that no stage made ({named}); move them away first")
+        gone = delete(root, self.runs, stages) if self.delete else []
         total = sum(stage.num_bytes for stage in stages)
         if not stages:
             print("every stored stage is needed by a run")

@@ -79,9 +79,16 @@ def test_a_changed_stage_is_a_new_one_and_the_old_one_stays(tmp_path):
     before = (tmp_path / "a" / "first").resolve()
     (tmp_path / "a" / "second").unlink()
     run(tmp_path, "a", calls, Settings(rate=0.3))
+    assert (tmp_path / "a" / "first.old-1").resolve() == before
     assert (tmp_path / "a" / "first").resolve() != before and (before / "out.txt").read_text() == "first"
     # and a run with the former settings finds it again
     run(tmp_path, "b", calls)
+    (tmp_path / "a" / "second").unlink()
+    for rate in (0.1, 0.3, 0.1):
+        run(tmp_path, "a", calls, Settings(rate=rate))
+        (tmp_path / "a" / "second").unlink()
+    # each former stage has one name, however often a run goes to and fro
+    assert sorted(path.name for path in (tmp_path / "a").glob("first*")) == ["first", "first.old-1", "first.old-2"]
     assert calls.count("first") == 2 and (tmp_path / "b" / "first").resolve() == before
 
 
@@ -215,8 +222,60 @@ def test_gc_leaves_what_is_held_or_was_just_begun(tmp_path):
     content = ContentStore(tmp_path / ".store")
     with content.locked("first", {"config": {}, "inputs": {}}) as folder:
         folder.mkdir()
+        (folder / "stage.json").write_text("{}")
         assert [stage.finished for stage in list_stages(content.root, tmp_path)] == [False]
+        # what is in a content store for another reason is not the pipeline's
+        (folder / "outputs.json").write_text("[]")
         assert unneeded(content.root, tmp_path, now=time.time() + 1e6) == []
     assert unneeded(content.root, tmp_path) == []
     (stage,) = unneeded(content.root, tmp_path, now=time.time() + 1e6)
-    assert delete(stage) and not folder.exists()
+    assert delete(content.root, tmp_path, [stage]) == [stage] and not folder.exists()
+
+
+def test_gc_leaves_what_was_linked_meanwhile(tmp_path):
+    calls: list = []
+    run(tmp_path, "a", calls)
+    for name in ("first", "second"):
+        (tmp_path / "a" / name).unlink()
+    stages = unneeded(tmp_path / ".store", tmp_path)
+    assert len(stages) == 2
+    run(tmp_path, "b", calls)
+    assert delete(tmp_path / ".store", tmp_path, stages) == [] and calls == ["first", "second"]
+    assert (tmp_path / "b" / "second" / "model/model.safetensors").exists()
+
+
+def test_gc_knows_runs_elsewhere(tmp_path):
+    """A store may serve run folders that do not lie beside it; a disk that is not mounted is no deleted run."""
+    calls: list = []
+    store, away = tmp_path / "runs" / ".store", tmp_path / "disk" / "work"
+    (tmp_path / "runs").mkdir()
+    with StageStore(away / "a", content=ContentStore(store)) as stages:
+        stages.stage("first", count(calls), config=Settings(), output_names=["out.txt"])
+    assert unneeded(store, tmp_path / "runs") == []
+    assert list_stages(store, tmp_path / "runs")[0].runs == (str(away / "a" / "first"),)
+    away.rename(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match="cannot be reached from here: mount its disk"):
+        unneeded(store, tmp_path / "runs")
+    # a run that was deleted is needed no more
+    away.mkdir()
+    assert len(unneeded(store, tmp_path / "runs")) == 1
+
+
+def test_gc_keeps_what_somebody_put_into_a_stage(tmp_path, capsys):
+    calls: list = []
+    run(tmp_path, "a", calls)
+    (tmp_path / "a" / "second" / "notes.txt").write_text("mine")
+    (tmp_path / "a" / "second").unlink()
+    assert main(["gc", "--runs", str(tmp_path), "--delete"]) == 0
+    said = capsys.readouterr().out
+    assert "files that no stage made (notes.txt)" in said and json.loads(said.splitlines()[-1])["deleted"] == 0
+    assert [path.read_text() for path in tmp_path.rglob("notes.txt")] == ["mine"]
+
+
+def count(calls: list, name: str = "out.txt"):
+    def build(folder: Path):
+        calls.append(folder.name)
+        (folder / name).write_text("made")
+        return {"fingerprint": "made"}
+
+    return build
