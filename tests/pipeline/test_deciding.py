@@ -40,6 +40,7 @@ ASIDE = {
     SynthConfig: {"workers", "source"},
     EvalConfig: {"validation_per_cell", "max_report_mib"},
     Runtime: {
+        "remote_checkpoints",
         "reasons",
         "activation_checkpointing",
         "ac_group_size",
