@@ -6,7 +6,6 @@ and the first `run` read the experiment's function; afterwards the frozen plan a
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from brine.experiments.planning.freeze import find_experiment, freeze
 from brine.experiments.planning.plan import PLAN_FILE, ExperimentPlan, load_plan
 from brine.experiments.planning.settings import parse_recipe, recipe_digest
 from brine.experiments.progress import LiveTable, format_status
+from brine.experiments.report import write_report
 from brine.experiments.rounds.command import RoundRequest
 from brine.experiments.table import build_table, format_table, write_table
 from brine.training.logging.metrics import make_sinks, require_sink
@@ -174,15 +174,9 @@ class ExperimentReportRequest(ExperimentRequest):
     """Write the page of an experiment from what is finished."""
 
     def run(self) -> None:
-        """Print the page's path. Raises ValueError where this version makes no pages."""
+        """Print the page's path."""
         plan = self.plan()
-        table_ = write_table(plan)
-        if importlib.util.find_spec("brine.experiments.report") is None:
-            raise ValueError(
-                "this version makes no page of an experiment: `brine experiments compare` prints the table"
-            )
-        report = importlib.import_module("brine.experiments.report")
-        print(json.dumps({"report": str(report.write_report(plan.folder, table_))}))
+        print(json.dumps({"report": str(write_report(plan.folder, write_table(plan)))}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,9 +242,10 @@ def explain(plan: ExperimentPlan, first: str, second: str) -> list[str]:
 
 
 def show_table(plan: ExperimentPlan, *, tracker: str | None) -> None:
-    """Print the table, and give its values to a sink, a step for each seed."""
+    """Print the table and write the page, and give the values to a sink, a step for each seed."""
     found = build_table(plan)
     print(format_table(found))
+    print(f"page: {write_report(plan.folder, found)}")
     sinks = make_sinks(plan.folder, tracker)
     for sink in sinks:
         sink.purge(0)
