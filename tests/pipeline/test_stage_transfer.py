@@ -9,7 +9,7 @@ from brine.common.content_store import ContentStore, store_key
 from brine.common.remote.folder_store import FolderStore
 from brine.common.remote.object_store import RemoteError
 from brine.common.remote.stage_transfer import pull, push
-from brine.pipeline.store_command import main
+from brine.pipeline.stages.store_command import main
 from tests.common.remote.fixtures import memory
 
 __all__ = ["memory"]
