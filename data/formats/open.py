@@ -94,7 +94,10 @@ def _mirrored(address: str | Path) -> Path:
 
 
 def check_path_exists(path: str | Path) -> int:
-    """The mode of what is at a path of documents. Raises ValueError where there is nothing, with what to do."""
+    """The mode of what is at a path of documents; a folder's for a URL, which is not asked. Raises ValueError where
+    there is nothing, with what to do."""
+    if is_url(path):
+        return stat.S_IFDIR
     try:
         return os.stat(Path(path).expanduser()).st_mode
     except OSError as error:
