@@ -207,13 +207,13 @@ class StageStore:
         tell = self.world.broadcast if on_all_ranks else lambda _: None
         held, mark, trouble = None, None, None
         try:
-            plan = plan_stage(self, request)
-            if plan.stored:
-                held = self._hold(request, plan.target, tell)
-            mark = self._begin(request, plan)
-        except ValueError as error:
-            trouble = error
-        try:
+            try:
+                plan = plan_stage(self, request)
+                if plan.stored:
+                    held = self._hold(request, plan.target, tell)
+                mark = self._begin(request, plan)
+            except ValueError as error:
+                trouble = error
             # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
             tell(("trouble", str(trouble)) if trouble is not None else ("found" if mark else "build", ""))
             if trouble is not None:
