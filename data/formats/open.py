@@ -96,7 +96,7 @@ def _mirrored(address: str | Path) -> Path:
 def check_path_exists(path: str | Path) -> int:
     """The mode of what is at a path of documents; a folder's for a URL, which is not asked. Raises ValueError where
     there is nothing, with what to do."""
-    if is_url(path):
+    if str(path).startswith(OBJECT_STORES):
         return stat.S_IFDIR
     try:
         return os.stat(Path(path).expanduser()).st_mode

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from brine.common.content_store import ContentStore
-from brine.pipeline.stage_store import StageStore
+from brine.pipeline.stages.stage_store import StageStore
 
 CHANGES = ((os, "replace"), (os, "symlink"), (os, "rename"), (os, "chmod"), (Path, "mkdir"), (Path, "rename"),
            (Path, "unlink"))  # fmt: skip
