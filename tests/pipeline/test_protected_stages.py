@@ -126,13 +126,20 @@ def with_field(value, path: tuple[str, ...], new):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file, those behind links to stages too."""
+    paths = [Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_every_file_of_a_run_follows_the_umask(run):
     """Weights were written for the owner alone."""
-    for path in sorted((run[0] / "run").rglob("*")):
-        assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path
+    for parent, folders, names in os.walk(run[0] / "run", followlinks=True):
+        for name in folders:
+            assert (Path(parent) / name).stat().st_mode & 0o777 == 0o775, name
+        for name in names:
+            # files of a finished stage are read-only
+            is_stored = Path(parent).resolve().is_relative_to(run[0].resolve() / ".store")
+            assert (Path(parent) / name).stat().st_mode & 0o777 == (0o444 if is_stored else 0o664), name
 
 
 def deciding_of(value: Recipe, path: tuple[str, ...]) -> bool:

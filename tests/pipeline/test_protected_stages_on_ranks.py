@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import socket
 import time
 from pathlib import Path
@@ -39,12 +40,14 @@ def commands(folder: Path) -> dict[str, LaunchConfig]:
         "more steps": LaunchConfig(long, runs=folder),
         "other corpus": LaunchConfig(other, runs=folder),
         "extend": LaunchConfig(long, runs=folder, extend=True),
-        "whole": LaunchConfig(whole, runs=folder),
+        "whole": LaunchConfig(whole, runs=folder, store=folder / "other"),
     }
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file, those behind links to stages too."""
+    paths = [Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True) for name in names]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def go(rank: int, ports: list[int], folder: str) -> None:

@@ -208,7 +208,7 @@ def test_the_line_goes_on_with_more_steps(tmp_path, manifest):
     for _ in range(2):
         # the second time there is nothing to do
         train.run_pipeline(recipe(manifest, 9, **both), runs=tmp_path, extend=True)
-    train.run_pipeline(recipe(manifest, 9, name="whole", **both), runs=tmp_path)
+    train.run_pipeline(recipe(manifest, 9, name="whole", **both), runs=tmp_path, store=tmp_path / "other")
     for stage in ("small", "large_salt", "large_baseline"):
         assert weights(tmp_path / "run" / stage) == weights(tmp_path / "whole" / stage), stage
         assert timeless(tmp_path / "run" / stage) == timeless(tmp_path / "whole" / stage), stage
@@ -245,7 +245,7 @@ def test_an_arm_with_soft_labels_that_was_stopped_in_its_decay_goes_on(tmp_path,
     monkeypatch.setattr(train_stage, "Trainer", real)
     large = dataclasses.replace(recipe(manifest, 9).large, log_every=1, keep_checkpoints=1, checkpoint_every=3)
     train.run_pipeline(recipe(manifest, 9, **salt, large=large), runs=tmp_path, extend=True)
-    train.run_pipeline(recipe(manifest, 9, name="whole", **salt), runs=tmp_path)
+    train.run_pipeline(recipe(manifest, 9, name="whole", **salt), runs=tmp_path, store=tmp_path / "other")
     assert weights(tmp_path / "run" / "large_salt") == weights(tmp_path / "whole" / "large_salt")
     assert not (tmp_path / "run" / "large_salt.old-1" / "done").exists()
 
