@@ -62,10 +62,12 @@ def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]
         source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
         inputs = {"manifest": source.fingerprint(media=False)}
         check_same_documents(run.store, source.path, digest=inputs["manifest"])
+        run.media_root = source.root
         return config.manifest, inputs | _media_input(run, source, inputs)
     synth = _make_synth_corpus(run) if config.uses_synth else None
     if config.sources:
         joined, inputs = join_sources_of(run, None if synth is None else synth.folder / "manifest.jsonl")
+        run.media_root = joined.root
         return joined, inputs | _media_input(run, joined, inputs)
     inputs = {"corpus": synth.digest}
     return synth.folder / "manifest.jsonl", inputs | _changed_media(run, synth.folder.resolve(), inputs)

@@ -17,6 +17,7 @@ from brine.common.files import write_json
 from brine.data.corpus.excluded import find_excluded, require_targets
 from brine.data.corpus.store import open_corpus
 from brine.data.corpus.swap import FILTER_LOG
+from brine.data.files.roots import MediaRoots
 from brine.data.filters.filter_log import FilterLog
 from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
@@ -87,6 +88,7 @@ class Pipeline:
         self.recipe, self.store, self.world, self.runtime, self.tracker = recipe, store, world, runtime, tracker
         self.extend, self.explain_out_of_memory = extend, explain_out_of_memory
         self.folder = store.folder
+        self.media_root: Path | MediaRoots | None = None
         self.start = time.perf_counter()
         self.stages: list[PipelineStage] = []
         self.corpus_stages = ["encoded"]
@@ -119,6 +121,9 @@ class Pipeline:
             revision=corpus.ENCODED_REVISION, keep_if_inputs_change=not built, output_names=(STORE, "quarantine.jsonl"),
         )  # fmt: skip
         self.data = open_corpus(manifest if built else encoded.folder / STORE)
+        if self.media_root is not None:
+            # another run may have encoded a copy of these documents at another path
+            self.data.root = self.media_root
         self.tokenizer = self.data.tokenizer
         self.pinned.check_tokenizer(self.tokenizer)
         self.recipe = self.recipe.resolved(self.tokenizer.vocab_size)
