@@ -161,8 +161,17 @@ class FolderStore:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
         wanted = sorted(stored.files if paths is None else paths)
+        # of equal files, one after another: a store in memory gives its readers one position
+        groups: dict[str, list[str]] = {}
+        for path in wanted:
+            groups.setdefault(stored.files[path][1], []).append(path)
+
+        def download(paths: list[str]) -> None:
+            for path in paths:
+                self._download_file(stored, path, partial / path)
+
         with ThreadPoolExecutor(THREADS, thread_name_prefix="download") as threads:
-            list(threads.map(lambda path: self._download_file(stored, path, partial / path), wanted))
+            list(threads.map(download, groups.values()))
         try:
             os.rename(partial, folder)
         except OSError:

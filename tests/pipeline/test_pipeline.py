@@ -274,7 +274,7 @@ def test_dry_run_tells_size_and_time_and_writes_nothing(capsys, tmp_path):
         ("nowhere/train.jsonl", "nowhere/train.jsonl does not exist"),
         ("org/name", "`hf download org/name --repo-type dataset"),
         ("https://data.example/a.tar", "`curl -L -o a.tar https://data.example/a.tar`"),
-        ("s3://bucket/set", "s3://bucket/set does not exist"),
+        ("hdfs://node/set", "hdfs://node/set does not exist"),
     ],
 )
 def test_a_manifest_that_is_not_there_is_told_before_anything_slow(tmp_path, monkeypatch, capsys, manifest, told, dry):

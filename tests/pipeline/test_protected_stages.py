@@ -169,8 +169,14 @@ def half(run, tmp_path_factory) -> tuple[Path, Path]:
 PARTS = [field.name for field in dataclasses.fields(Recipe) if field.name != "small"]
 
 
-APART = {("corpus", "manifest"), ("corpus", "sources"), ("large", "init_optimizer"), ("large", "init_digest")}
-"""Fields that exclude others or need them; test_sources.py changes the last three."""
+APART = {
+    ("corpus", "manifest"),
+    ("corpus", "sources"),
+    ("large", "init_optimizer"),
+    ("large", "init_digest"),
+    ("runtime", "remote_checkpoints"),
+}
+"""Fields that exclude others or need them; test_sources.py and test_remote.py change them."""
 HALF = ("corpus", "packing", "runtime")
 """Parts for a half-finished arm; of the others, and of `small`, test_deciding.py asks the same without a corpus."""
 
