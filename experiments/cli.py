@@ -139,7 +139,7 @@ class ExperimentStatusRequest(ExperimentRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentCompareRequest(ExperimentRequest):
-    """Write table.json from what is finished and print it."""
+    """Print the table of what is finished, and write it to table.json."""
 
     measures: tuple[str, ...] = ()
     """Measures whose means are shown; the primary and the guards if not given."""

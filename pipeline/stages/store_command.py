@@ -23,6 +23,7 @@ from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
 from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded, with_foreign_files
 
+LINKS_SHOWN = 3
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
@@ -52,7 +53,7 @@ class ListStages(StoreOptions):
         stages = list_stages(self.root(), self.runs)
         rows = [
             (stage.stage, stage.folder.name, file_size(stage.num_bytes), "" if stage.finished else "unfinished",
-             ", ".join(stage.runs) or "none")
+             _shown_links(stage.runs))
             for stage in stages
         ]  # fmt: skip
         print_plain_or_rich(table(("stage", "folder", "size", "state", "links"), rows))
@@ -138,6 +139,11 @@ class PullRun(StoreOptions):
         """Print one JSON object."""
         done = pull(self.name, self.runs, self.store or self.runs / STORE_FOLDER, self.url)
         print(json.dumps({"stages": len(done.stages), "received": done.sent}))
+
+
+def _shown_links(runs: tuple[str, ...]) -> str:
+    others = f" and {len(runs) - LINKS_SHOWN} more" if len(runs) > LINKS_SHOWN else ""
+    return ", ".join(runs[:LINKS_SHOWN]) + others or "none"
 
 
 COMMANDS = {"list": ListStages, "explain": ExplainRuns, "gc": CollectGarbage, "push": PushRun, "pull": PullRun}
