@@ -219,4 +219,4 @@ def test_coverage_in_a_small_simulation(seeds, form):
     cells = simulate(design, problems=1500, seed_shares=(0.0, 0.3, 0.9))
     # three standard errors of 1,500 problems
     assert all(0.933 <= cell["covered"] <= 0.992 for cell in cells), cells
-    assert min(cell["covered_two_way"] for cell in cells) < 0.925
+    assert min(cell["covered_two_way"] for cell in cells) < 0.93
