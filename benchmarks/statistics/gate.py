@@ -146,9 +146,8 @@ def plot(found: list[dict[str, Any]], sizes: list[dict[str, Any]], path: Path) -
         cells = [cell for cell in sizes if (cell["guards"], cell["seeds"]) == (guards, seeds)]
         right.plot([cell["trainings"] for cell in cells], [cell["median_margin"] for cell in cells], marker="o",
                    markersize=3, color=colours[guards, seeds], label=f"{guards} guards, {seeds} seeds")  # fmt: skip
-    right.set(
-        title="Median margin", xlabel="equal trainings of the champion", ylabel="sd of one training", ylim=(0, None)
-    )
+    right.set(title="Median margin", xlabel="equal trainings of the champion", ylabel="sd of one training")
+    right.set(ylim=(0, None), xticks=(3, 5, 8, 12, 20))
     for axes in (left, middle, right):
         axes.title.set_fontsize(11)
         axes.grid(alpha=0.25)
