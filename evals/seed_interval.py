@@ -2,12 +2,12 @@
 
 One training of each setting says nothing of a setting: two equal trainings differ, often by more than documents do. So
 a verdict needs several seeds of both, paired where they share what the seed decides (initial weights, order of data),
-and its interval covers both sources of chance (`brine.evals.comparison.seed_variance` has the variance and the quantile). One seed
-gives values, an interval over cases, and the outcome "no verdict".
+and its interval covers both sources of chance (`brine.evals.comparison.seed_variance` has the variance and the
+quantile). One seed gives values, an interval over cases, and the outcome "no verdict".
 
 Several comparisons at once, such as K settings against one or a gate's guards, are corrected by `holm`. Whether a model
-learns to read images or audio at all is a phase change and not normal: every result also has the seeds' own values and the
-share of seeds whose own difference is below 0.
+learns to read images or audio at all is a phase change and not normal: every result also has the seeds' own values and
+the share of seeds whose own difference is below 0.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from brine.evals.measurement import Measurement, MeasureSpec
 from brine.evals.comparison.seed_variance import CrossedVariance, crossed_variance, fewest, holm_adjusted
+from brine.evals.measurement import Measurement, MeasureSpec
 
 MOST_SEEDS, MOST_CASES, MOST_FACTOR = 1000, 10_000_000, 100
 """More are not suggested: what would need them is not found with this measure."""
