@@ -22,9 +22,10 @@ import tyro
 
 from brine.common import renamed
 from brine.common.command_line import command, parse
+from brine.common.content_store import unlock
 from brine.common.files import read_json, replacing, write_text
 from brine.data.corpus.store import FORMAT
-from brine.pipeline.stages.run_lock import acquire_lock, release_lock
+from brine.pipeline.stages.run_lock import acquire_lock
 from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE, move_to_backup
 
 BACKUP = ".before-0.2"
@@ -50,7 +51,7 @@ def convert(path: Path) -> list[Path]:
             move_to_backup(path / "evaluate")
     finally:
         if lock is not None:
-            release_lock(lock)
+            unlock(lock)
     return changed
 
 

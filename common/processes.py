@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
 import sys
 import threading
@@ -97,3 +98,14 @@ class StopSignal:
         elif number == signal.SIGINT and time.monotonic() - self._first > DEBOUNCE_S:
             # without clean-up: the last checkpoint on disk is complete anyway
             os._exit(130)
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

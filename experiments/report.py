@@ -21,7 +21,7 @@ from brine.experiments.page.records import (
     ShownTrial,
 )
 from brine.experiments.page.render import write_page
-from brine.experiments.planning.plan import ExperimentPlan, load_plan
+from brine.experiments.planning.plan import ExperimentPlan, load_plan, setting_label
 from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.table import COSTS_FILE
 from brine.experiments.trials import ending
@@ -81,17 +81,15 @@ def page_data(plan: ExperimentPlan, table: Mapping[str, Any], costs: Mapping[str
 
 def _shown_names(table: Mapping[str, Any]) -> dict[str, str]:
     """Settings by number and by what they change: "02 arms=salt, kd_fraction=0.3"."""
-    return {key: f"{key} {_label(entry['changes'])}".strip() for key, entry in table["settings"].items()}
-
-
-def _label(changes: Mapping[str, Any]) -> str:
-    """Changes in a few words; lists without quotes and brackets."""
-    last = [name.rpartition(".")[2] for name in changes]
-    shown = [short if last.count(short) == 1 else name for name, short in zip(changes, last, strict=True)]
-    return ", ".join(f"{name}={_value(value)}" for name, value in zip(shown, changes.values(), strict=True)) or "base"
+    changes = {key: entry["changes"] for key, entry in table["settings"].items()}
+    return {
+        key: f"{key} {setting_label({name: _value(value) for name, value in changed.items()})}"
+        for key, changed in changes.items()
+    }
 
 
 def _value(value: Any) -> str:
+    """Lists without quotes and brackets."""
     if isinstance(value, list):
         return "+".join(map(_value, value)) or "none"
     return str(value)

@@ -45,7 +45,8 @@ def machine_info(device: str = "auto") -> dict[str, Any]:
     import torch
 
     from benchmarks.harness.machine import is_dirty
-    from brine.training.logging.environment import commit, processor
+    from brine.common.processes import processor
+    from brine.training.logging.environment import commit
 
     versions = {"python": platform.python_version(), "cuda": torch.version.cuda}
     for name in PACKAGES:

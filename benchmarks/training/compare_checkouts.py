@@ -162,8 +162,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.before is None or not (options.before / "train.py").is_file():
         print(f"error: {options.before} is no checkout of this project: give a folder with train.py", file=sys.stderr)
         return 2
+    from brine.common.processes import processor
     from brine.model.device import native_dtype
-    from brine.training.logging.environment import commit, processor
+    from brine.training.logging.environment import commit
 
     options.dtype = options.dtype or str(native_dtype("cpu")).removeprefix("torch.")
     here = Path(__file__).resolve().parents[2]

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from brine.common.files import parse_object
-from brine.common.processes import IMPORT_FOLDER, die_with_parent, usable_cores
+from brine.common.processes import IMPORT_FOLDER, die_with_parent, processor, usable_cores
 from brine.data.encode import assemble_chunks
 from brine.data.tokenizer import EOS_ID, SPECIAL_TOKENS
 from brine.evals.measurement import Measurement
@@ -52,17 +51,7 @@ def machine_name(device: torch.device) -> str:
     """Processor or GPU, cores and threads: what latency and memory depend on besides the model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return f"{processor()}, {usable_cores()} cores, {torch.get_num_threads()} threads"
 
 
 def time_model(folder: Path, *, device: torch.device, compute_dtype: torch.dtype | None) -> dict[str, Measurement]:

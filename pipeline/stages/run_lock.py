@@ -3,7 +3,6 @@
 `flock` is released by the kernel when its process dies, however it dies.
 """
 
-import contextlib
 import fcntl
 import logging
 import os
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from brine.common.content_store import lock_holder, try_lock
 from brine.training.parallel.distributed import RankFailedError
 
 logger = logging.getLogger("brine.pipeline")
@@ -25,42 +25,24 @@ class RunLockedError(ValueError):
 
 
 def acquire_lock(folder: Path) -> int:
-    """Lock a run folder for this process; returns the handle of the lock, to be given to `release_lock`.
+    """Lock a run folder for this process; returns the handle of the lock, for `brine.common.content_store.unlock`.
 
     Raises RunLockedError that names the process holding it, ValueError where the folder cannot be written.
     """
+    path, start = folder / LOCK_NAME, time.monotonic()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise ValueError(f"the run folder {folder} cannot be made or written ({error}): choose another") from error
-    start = time.monotonic()
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "an unknown process"
+        while (handle := try_lock(path)) is None:
+            holder = lock_holder(path)
             # data workers of a killed run hold the lock until they notice
             if not _has_ended(holder) or time.monotonic() - start > ORPHAN_GRACE_S:
-                os.close(handle)
                 raise RunLockedError(
                     f"{folder} is in use by {holder}: wait for it, end it, or choose another run folder"
-                ) from None
+                )
             time.sleep(0.1)
-        except OSError as error:
-            logger.warning("%s: its file system has no locks (%s): let no other process use it", folder, error)
-            break
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    except OSError as error:
+        raise ValueError(f"the run folder {folder} cannot be made or written ({error}): choose another") from error
     return handle
-
-
-def release_lock(handle: int) -> None:
-    """Release a lock; closing alone would not, where a forked data worker holds a copy of the handle."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_UN)
-    os.close(handle)
 
 
 def is_run_locked(folder: Path) -> bool:

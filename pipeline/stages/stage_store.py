@@ -25,7 +25,7 @@ from brine.common.files import deciding, differences, digest, read_json, to_plai
 from brine.common.renamed import require_current_names
 from brine.pipeline.stages import stage_backup as backup
 from brine.pipeline.stages import stage_folder as links
-from brine.pipeline.stages.run_lock import acquire_lock, release_lock, wait_for
+from brine.pipeline.stages.run_lock import acquire_lock, wait_for
 from brine.pipeline.stages.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
 from brine.pipeline.stages.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
 from brine.training.parallel.distributed import World
@@ -97,7 +97,7 @@ class StageStore:
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
-            release_lock(self._lock)
+            unlock(self._lock)
             self._lock = None
 
     def stage(

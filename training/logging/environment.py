@@ -11,7 +11,7 @@ from typing import Any
 import brine
 from brine.common.files import file_digest, read_json, write_json
 from brine.common.plugins import installed_version
-from brine.common.processes import usable_cores
+from brine.common.processes import processor, usable_cores
 from brine.training.logging.device_specs import datasheet_peak
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime, peak_resident_gib
@@ -36,17 +36,6 @@ def environment(runtime: Runtime, world: World) -> dict[str, Any]:
         **code_version(),
         "versions": {name: installed_version(name) for name in PACKAGES},
     }
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
