@@ -58,7 +58,7 @@ class ChainedLog:
             if entry is None or not isinstance(entry.get("previous"), str) or not isinstance(entry.get("line"), int):
                 damaged[index] = "is not a line of this log"
             entries.append(entry or {})
-        numbers = self._find_gaps(entries, damaged, damage)
+        numbers, gaps = self._find_gaps(entries, damaged)
         # what the next line, or the head, says of a line
         for index, found in enumerate(hashes):
             said = last_hash if index + 1 == len(lines) and num_applied == numbers[index] else None
@@ -68,11 +68,12 @@ class ChainedLog:
                 damaged.setdefault(index, "differs from what the next line, or the head, says of it")
         if entries and numbers[0] == 1 and entries[0].get("previous", "") != "":
             damaged.setdefault(0, "is the first, but names a line before it")
-        for index, why in damaged.items():
+        for index, why in sorted(damaged.items()):
             # a line whose own `previous` changed makes its predecessor look changed too
             if why.startswith("differs") and index + 1 in damaged:
                 continue
             damage.append(f"{self.path} line {index + 1} {why}")
+        damage += gaps
         if num_applied > (numbers[-1] if lines else 0):
             cut = " (and its last line is cut off)" if torn else ""
             damage.append(f"{self.path} is truncated: it has {len(lines)} lines of {num_applied}{cut}")
@@ -131,15 +132,15 @@ class ChainedLog:
             return 0, "", [f"{self.head} is damaged: it does not match its own check"]
         return int(said["lines"]), str(said["sha256"]), []
 
-    def _find_gaps(self, entries: list[dict], damaged: dict[int, str], damage: list[str]) -> list[int]:
-        """The number of each line; adds lines that are missing to `damage`, lines whose number changed to `damaged`."""
-        numbers, expected = [], 1
+    def _find_gaps(self, entries: list[dict], damaged: dict[int, str]) -> tuple[list[int], list[str]]:
+        """(number of each line, a sentence for each gap); adds lines whose number changed to `damaged`."""
+        numbers, gaps, expected = [], [], 1
         for index, entry in enumerate(entries):
             said, follows = entry.get("line"), entries[index + 1].get("line") if index + 1 < len(entries) else None
             if said != expected and index not in damaged:
                 if isinstance(said, int) and said > expected and follows in (None, said + 1):
                     gone = f"line {expected} is" if said == expected + 1 else f"lines {expected} to {said - 1} are"
-                    damage.append(f"{self.path}: {gone} missing before its line {index + 1}")
+                    gaps.append(f"{self.path}: {gone} missing before its line {index + 1}")
                     expected = said
                 else:
                     damaged[index] = f"has the number {said}, not {expected}"
@@ -147,7 +148,7 @@ class ChainedLog:
                     expected = said if isinstance(said, int) and follows == said + 1 else expected
             numbers.append(expected)
             expected += 1
-        return numbers
+        return numbers, gaps
 
 
 def _check(said: Mapping[str, Any]) -> str:
