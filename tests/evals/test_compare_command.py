@@ -103,6 +103,14 @@ def test_sides_that_cannot_be_compared_are_refused(made, capsys, words, hint):
     assert said.startswith("error: ") and hint in said and said.count("\n") == 1
 
 
+def write_weights(folder, name):
+    """A model folder, as far as it is looked at before it is measured."""
+    (folder / name).mkdir()
+    (folder / name / "model.safetensors").write_text(name)
+    (folder / name / "config.json").write_text("{}")
+    return folder / name
+
+
 def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
     """What the suite measures is compared, its primary measure first; no run is evaluated beforehand."""
     asked = []
@@ -118,13 +126,20 @@ def test_runs_are_measured_on_a_suite(monkeypatch, tmp_path, capsys):
     opened = SimpleNamespace(open=lambda name: SimpleNamespace(name=name, primary="bits_per_byte"))
     monkeypatch.setattr("brine.evals.comparison.on_suite.measure_on_suite", measure_on_suite)
     monkeypatch.setattr("brine.evals.comparison.on_suite.Suite", opened)
-    runs = [["a1", "a2", "a3"], ["b1", "b2", "b3"]]
+    runs = [[str(write_weights(tmp_path, side + str(number))) for number in (1, 2, 3)] for side in "ab"]
     words = ["--ours", *runs[0], "--theirs", *runs[1], "--on", "synth@1", "--part", "dev", "--device", "cpu"]
     assert compare(words) == 0
     measures = last_line(capsys.readouterr().out)["measures"]
     assert list(measures) == ["bits_per_byte", "latency"] and measures["bits_per_byte"]["outcome"] == "better"
-    assert [name for name, *_ in asked] == [*runs[0], *runs[1]]
+    assert [name for name, *_ in asked] == ["a1", "a2", "a3", "b1", "b2", "b3"]
     assert set(asked[0][1:]) == {"synth@1", None, ("dev",), "cpu"}
+    # equal weights elsewhere are the same training
+    shutil.copytree(runs[0][0], tmp_path / "copy")
+    asked.clear()
+    for twice in ([runs[0][0]] * 2, [runs[0][0], str(tmp_path / "copy")]):
+        assert compare(["--ours", *runs[1][:2], "--theirs", *twice, "--on", "synth@1", "--device", "cpu"]) == 2
+        assert "are one training (equal weights): give different seeds" in capsys.readouterr().err
+    assert asked == []
 
 
 def other_ids(out):
