@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brine.common.files import digest, file_digest, read_json
+from brine.common.remote.object_store import is_url
 from brine.data.corpus.file_records import find_changed_files
 from brine.data.corpus.media_digest import media_digest
 from brine.data.corpus.readers import iter_texts
@@ -61,7 +62,8 @@ def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]
     if config.manifest is not None:
         source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
         inputs = {"manifest": source.fingerprint(media=False)}
-        check_same_documents(run.store, source.path, digest=inputs["manifest"])
+        given = config.manifest if is_url(config.manifest) else source.path
+        check_same_documents(run.store, given, digest=inputs["manifest"])
         run.media_root = source.root
         return config.manifest, inputs | _media_input(run, source, inputs)
     synth = _make_synth_corpus(run) if config.uses_synth else None
