@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from brine.common.files import digest, file_digest, read_json
 from brine.common.remote.object_store import is_url
 from brine.data.corpus.file_records import find_changed_files
-from brine.data.corpus.media_digest import media_digest
+from brine.data.corpus.media_digest import changed_while_encoded, media_digest
 from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import quarantine_summary
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
@@ -24,6 +24,7 @@ from brine.data.files.roots import MediaRoots
 from brine.data.files.source_files import read_source, source_hash
 from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
+from brine.data.formats.joined import joined_digest
 from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
@@ -64,12 +65,14 @@ def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]
         inputs = {"manifest": source.fingerprint(media=False)}
         given = config.manifest if is_url(config.manifest) else source.path
         check_same_documents(run.store, given, digest=inputs["manifest"])
-        run.media_root = source.root
+        run.media_root, run.documents_digest = source.root, inputs["manifest"]
         return config.manifest, inputs | _media_input(run, source, inputs)
     synth = _make_synth_corpus(run) if config.uses_synth else None
     if config.sources:
         joined, inputs = join_sources_of(run, None if synth is None else synth.folder / "manifest.jsonl")
         run.media_root = joined.root
+        described = [(each["name"], each["consent"], each["sha256"]) for each in joined.described]
+        run.documents_digest = joined_digest(described)
         return joined, inputs | _media_input(run, joined, inputs)
     inputs = {"corpus": synth.digest}
     return synth.folder / "manifest.jsonl", inputs | _changed_media(run, synth.folder.resolve(), inputs)
@@ -145,9 +148,9 @@ def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str
     return run.world.broadcast(named)
 
 
-def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict:
+def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource, inputs: dict[str, str]) -> dict:
     """Train the tokenizer on the training split's text, unless one is given, then encode every document, unless the
-    corpus is built."""
+    corpus is built. Raises ValueError where a file changed since `inputs`, the stage's, were made from it."""
     config = run.recipe.corpus
     if is_built(manifest):
         corpus = EncodedCorpus.open(manifest)
@@ -160,6 +163,13 @@ def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict
         corpus = build_corpus(
             source, folder / STORE, tokenizer=tokenizer, config=config.encode, num_workers=workers, progress=True
         )
+        if changed := _changed_meanwhile(run, folder / STORE, source, inputs):
+            # what was encoded must not be found under the digests of other content
+            shutil.rmtree(folder / STORE)
+            raise ValueError(
+                f"encoded: {changed} changed while the documents of {source.path} were encoded, so they are encoded "
+                "again: give the same command once nobody writes to them"
+            )
         for line in corpus.summary_lines:
             logger.info("%s", line)
     quarantined = corpus.quarantine()
@@ -167,6 +177,19 @@ def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict
         logger.warning("%s: see %s", quarantine_summary(quarantined), folder / "quarantine.jsonl")
     shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
     return {"documents": corpus.num_documents, "quarantined": len(quarantined), "fingerprint": corpus.fingerprint}
+
+
+def _changed_meanwhile(run: Pipeline, corpus: Path, source: DocumentSource, inputs: dict[str, str]) -> str | None:
+    """What is no longer as the inputs of the encoded stage say, or as it was when it was encoded."""
+    if run.documents_digest is not None and source.fingerprint(media=False) != run.documents_digest:
+        return "the text or the list of files"
+    if run.store.content is None or not (run.folder / "encoded").is_symlink() or "media" not in inputs:
+        return None
+    words = {name: value for name, value in inputs.items() if name != "media"}
+    return changed_while_encoded(
+        corpus, source, run.store.content.root / MEDIA_HASHES, media=inputs["media"], manifest=digest(words),
+        max_file_mib=run.recipe.corpus.encode.max_file_mib,
+    )  # fmt: skip
 
 
 def is_built(documents: Path | DocumentSource) -> bool:

@@ -60,10 +60,8 @@ def open_sources(
                 skipped[_of_source(reason, source.name)] += count
 
     def digest(media: bool) -> str:
-        parts = [
-            [source.name, source.consent, found.digest(media)] for source, found in zip(sources, opened, strict=True)
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        found = zip(sources, opened, strict=True)
+        return joined_digest([(source.name, source.consent, each.digest(media)) for source, each in found])
 
     def count() -> int | None:
         counts = [found.count() for found in opened]
@@ -85,6 +83,11 @@ def open_sources(
     label = Path(" + ".join(source.name for source in sources))
     format = " + ".join(dict.fromkeys(found.format for found in opened))
     return DocumentSource(label, format, roots, read, digest, count, containers, described=described)
+
+
+def joined_digest(parts: Sequence[tuple[str, str, str]]) -> str:
+    """Hex SHA-256 of several sources by name, class of consent and digest of each, in order."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _open(source: CorpusSource, synth: Path | None, max_file_mib: float) -> DocumentSource:
