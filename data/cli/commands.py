@@ -27,8 +27,8 @@ from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import CorpusStats
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
 from brine.data.corpus.streamed import upload_corpus
-from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
+from brine.data.filters.run_passes import check_may_filter, open_passes, run_notes
 from brine.data.formats.convert import conversions
 from brine.data.formats.open import DocumentSource, open_source
 from brine.data.inspect.check import RetryList, byte_tokenizer, check_source, default_decode_workers
@@ -160,12 +160,15 @@ def _engine(request: BuildRequest) -> BlockEngine | None:
 def filter(request: FilterRequest) -> int:
     """Filter passes added to the corpus in FOLDER, or undone, and what they have left."""
     corpus = EncodedCorpus.open(request.folder)
-    filter_log = FilterLog.open(corpus)
+    if request.undo or request.filters:
+        check_may_filter(request.folder)
+    filter_log = open_passes(corpus, request.folder)
     for _ in range(request.undo or 0):
         undone = filter_log.undo()
         print(f"undone: {undone['number']:02d} {undone['name']}")
-    num_workers = request.workers or default_decode_workers()
-    filter_log = run_filters(corpus, request.filters, num_workers=num_workers, progress=True)
+    if request.filters:
+        num_workers = request.workers or default_decode_workers()
+        filter_log = run_filters(corpus, request.filters, num_workers=num_workers, progress=True)
     print(f"{sanitize(str(request.folder))}\n")
     print_plain_or_rich(filter_log.table())
     for record in filter_log.records:
@@ -188,7 +191,8 @@ def plan(request: DataPlanRequest) -> int:
         raise ValueError(f"--name {request.name!r} must be a plain file name")
     corpus = EncodedCorpus.open(request.folder)
     options = ("split", "seq_len", "media_budget", "num_sequences", "epochs", "seed", "long", "name")
-    kept = FilterLog.open(corpus).kept_mask()
+    filter_log = open_passes(corpus, request.folder)
+    kept = filter_log.kept_mask()
     made = PackingPlan.build(corpus, documents=kept, **{name: getattr(request, name) for name in options})
     seconds = time.monotonic() - began
     tokens = count_chunk_tokens(corpus, made)
@@ -201,6 +205,11 @@ def plan(request: DataPlanRequest) -> int:
         written["plot"] = plot_plan(made, tokens, plot, name=f"{request.folder}: {request.name}")
     print(f"{sanitize(str(request.folder))}: split {request.split}\n")
     print_plain_or_rich(*report(corpus, made, tokens))
+    if filter_log.records:
+        names = ", ".join(record["name"] for record in filter_log.records)
+        print(f"filters: {names}, by which {int(kept.sum()):,} of {len(kept):,} documents are kept")
+    for note in run_notes(request.folder, seq_len=request.seq_len, media_budget=request.media_budget):
+        print(note)
     for name, path in written.items():
         print(f"{name}: {path}")
     print(json.dumps(summary(made, tokens) | {"seconds": round(seconds, 3)}))

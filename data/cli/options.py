@@ -135,7 +135,7 @@ class DataPlanRequest(PackingOptions):
     """Show how a corpus is packed into sequences. Nothing is written without --out."""
 
     folder: Folder
-    """A corpus written by `build`."""
+    """A corpus written by `build`, or RUN/encoded/store: what the run's filters have kept of it."""
     seq_len: Count = 2048
     """Tokens per packed sequence."""
     num_sequences: Count = None
