@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from brine.common.content_store import DONE_FILE, ContentStore, file_lock
+from brine.common.content_store import DONE_FILE, ContentStore, file_lock, lock_path
 from brine.common.files import read_json
 from brine.common.remote.folder_store import FolderStore
 from brine.common.remote.object_store import RemoteError, check_name
@@ -86,7 +86,7 @@ def pull(name: str, runs: Path, root: Path, url: str) -> TransferResult:
 def _pull_stage(store: FolderStore, root: Path, place: str) -> bool:
     folder = root / place
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder.with_name(f"{folder.name}.lock"), what=place):
+    with file_lock(lock_path(folder), what=place):
         if (folder / DONE_FILE).is_file():
             return False
         if folder.exists():

@@ -9,12 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from brine.common.content_store import DONE_FILE, STAGE_FILE, lock_path
 from brine.common.files import read_json
 from brine.data.corpus.store import CorpusError, EncodedCorpus
 from brine.data.corpus.swap import FILTER_LOG
 from brine.data.filters.filter_log import FilterLog
-
-STAGE_FILE, DONE_FILE = "stage.json", "done"
 
 
 def run_of(folder: Path) -> Path | None:
@@ -39,7 +38,7 @@ def check_may_filter(folder: Path) -> None:
             f"{folder} has the filter passes of its run: change them by --corpus.filters of the run, or filter a copy "
             "(`cp -rL`)"
         )
-    if (stage / STAGE_FILE).is_file() and stage.with_name(f"{stage.name}.lock").exists():
+    if (stage / STAGE_FILE).is_file() and lock_path(stage).exists():
         raise CorpusError(
             f"{folder} belongs to a stage that runs share: give the run --corpus.filters, or filter a copy (`cp -rL`)"
         )

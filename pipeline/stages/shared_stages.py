@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brine.common.content_store import DONE_FILE, STAGE_FILE, try_lock, unlock
+from brine.common.content_store import DONE_FILE, STAGE_FILE, lock_path, try_lock, unlock
 from brine.common.files import differences, read_json
 from brine.pipeline.stages.stage_backup import FILE_LIST, foreign_files
-from brine.pipeline.stages.stage_folder import RUNS, lock_path, recorded_runs
+from brine.pipeline.stages.stage_folder import RUNS, recorded_runs
 
 STAGE_ORDER = ("corpus", "encoded", "filtered", "small", "select", "large_salt", "large_baseline", "evaluate")
 UNFINISHED_GRACE_S = 24 * 3600.0

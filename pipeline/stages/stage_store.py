@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brine.common.content_store import ContentStore, lock_holder, try_lock, unlock
+from brine.common.content_store import ContentStore, lock_path, unlock, wait_for_lock
 from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
 from brine.common.renamed import require_current_names
 from brine.pipeline.stages import stage_backup as backup
@@ -38,7 +38,6 @@ BUILD_TIMEOUT_S = 4 * 3600.0
 """How long other ranks wait for what rank 0 builds alone, and a run for what another run builds."""
 TRAINING_TIMEOUT_S = 30 * 24 * 3600.0
 """How long a run waits for a stage that another run trains; that its process is alive is known from its lock."""
-LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -228,22 +227,14 @@ class StageStore:
 
     def _hold(self, request: StageRequest, target: Path, tell: Callable) -> int:
         """Hold the lock of a stored folder, after any other process; raises ValueError where that takes too long."""
-        path = links.lock_path(target)
+        path = lock_path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
-        start, limit_s = time.monotonic(), TRAINING_TIMEOUT_S if request.protected else BUILD_TIMEOUT_S
-        told = False
-        while (held := try_lock(path)) is None:
-            if not told:
-                logger.info("%s: %s is making the same; waiting for it", request.name, lock_holder(path))
-                told = True
-            if time.monotonic() - start > limit_s:
-                raise ValueError(
-                    f"{request.name}: waited {limit_s / 3600:.0f} h for {lock_holder(path)}: end it, or look at it"
-                )
-            time.sleep(LOCK_POLL_S)
+        limit_s = TRAINING_TIMEOUT_S if request.protected else BUILD_TIMEOUT_S
+        try:
             # the others wait in a collective, which would time out
-            tell(("wait", ""))
-        return held
+            return wait_for_lock(path, what=request.name, timeout_s=limit_s, meanwhile=lambda: tell(("wait", "")))
+        except TimeoutError as error:
+            raise ValueError(str(error)) from None
 
     def _follow(self, name: str, folder: Path, key: dict, build: Callable, *, on_all_ranks: bool) -> bool:
         """On another rank: take part, or wait until rank 0 is done. Returns whether another run has done it."""
