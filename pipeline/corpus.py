@@ -30,6 +30,7 @@ from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
 from brine.pipeline.inputs.sources import join_sources_of
 from brine.pipeline.model_stages import STORE, check_same_documents
+from brine.pipeline.stages.run_lock import on_main_rank
 from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE
 from brine.pipeline.stages.stage_store import PipelineStage, logger
 from brine.synth import build_synth_corpus
@@ -99,8 +100,11 @@ def _make_synth_corpus(run: Pipeline) -> PipelineStage:
 def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
     """Warn of media that changed since a corpus was built. Raises ValueError where training must decode them and too
     many changed."""
-    trouble, most = None, run.recipe.packing.max_excluded_fraction
-    if run.world.is_main and corpus.root.exists():
+    most = run.recipe.packing.max_excluded_fraction
+
+    def compare() -> None:
+        if not corpus.root.exists():
+            return
         changes = find_changed_files(corpus.folder, corpus.root, max_file_mib=corpus.config.max_file_mib)
         keeps_media = corpus.meta["identity"]["keep_media"]
         remedy = f"`brine data build` with the folder {corpus.folder} encodes them again"
@@ -109,9 +113,9 @@ def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
             effect = "Training continues with what was encoded then" if keeps_media else effect
             logger.warning("corpus: %s. %s; %s", changes, effect, remedy)
         if not keeps_media and changes.share > most:
-            trouble = f"corpus: {changes}, over packing.max_excluded_fraction {most:g}; {remedy}"
-    if trouble := run.world.broadcast(trouble):
-        raise ValueError(trouble)
+            raise ValueError(f"corpus: {changes}, over packing.max_excluded_fraction {most:g}; {remedy}")
+
+    on_main_rank(run.world, compare)
 
 
 def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) -> dict[str, str]:
@@ -122,12 +126,11 @@ def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) 
     begun = (read_json(run.folder / "encoded" / STAGE_FILE) or {}).get("inputs")
     if run.store.content is None or (begun is not None and not (run.folder / "encoded").is_symlink()):
         return _changed_media(run, source.root, inputs)
-    found = {}
-    if run.world.is_main:
-        most = run.recipe.corpus.encode.max_file_mib
-        memory = run.store.content.root / MEDIA_HASHES
-        found = {"media": media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)}
-    return run.world.broadcast(found)
+    memory, most = run.store.content.root / MEDIA_HASHES, run.recipe.corpus.encode.max_file_mib
+    found = on_main_rank(
+        run.world, lambda: media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)
+    )  # fmt: skip
+    return {"media": found}
 
 
 def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str]) -> dict[str, str]:
@@ -135,8 +138,9 @@ def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str
 
     While nothing changes the media keep the digest under which the stage was begun.
     """
-    folder, named = run.folder / "encoded", {}
-    if run.world.is_main:
+    folder = run.folder / "encoded"
+
+    def compare() -> dict[str, str]:
         begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
         named = {"media": begun["media"]} if "media" in begun else {}
         # an unfinished stage, or another corpus's, looks at its media when it runs
@@ -145,7 +149,9 @@ def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str
             if changes:
                 logger.info("encoded: %s", changes)
                 named = {"media": changes.digest} if begun == inputs | named else named
-    return run.world.broadcast(named)
+        return named
+
+    return on_main_rank(run.world, compare)
 
 
 def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource, inputs: dict[str, str]) -> dict:

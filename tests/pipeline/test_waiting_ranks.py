@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from brine.common.content_store import ContentStore
+from brine.pipeline.stages.run_lock import on_main_rank
 from brine.pipeline.stages.stage_store import StageStore
 from brine.training.parallel.distributed import init_distributed
 
@@ -28,6 +29,15 @@ def build(folder: Path) -> dict:
     return {"by": "two ranks", "files": len(list(folder.glob("by-rank-*")))}
 
 
+def slow() -> str:
+    time.sleep(COLLECTIVE_S + 1)
+    return f"of rank {os.environ['RANK']}"
+
+
+def fail() -> None:
+    raise ValueError("one sentence")
+
+
 def rank(number: int, port: int, runs: str) -> None:
     """One of the two: the stage, and how long it took."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -36,6 +46,10 @@ def rank(number: int, port: int, runs: str) -> None:
     content, start = ContentStore(Path(runs) / ".store"), time.monotonic()
     with StageStore(Path(runs) / "ours", world=world, content=content) as stages:
         world.barrier()
+        # as the hashing of many media, which rank 0 does alone
+        assert on_main_rank(world, slow, poll_s=0.5) == "of rank 0"
+        with pytest.raises(ValueError, match="one sentence"):
+            on_main_rank(world, fail, poll_s=0.5)
         (Path(runs) / f"ready-{number}").write_text("")
         found = stages.stage("large", build, config={"n": 1}, on_all_ranks=True, protected=True)
         told = {"result": found.result, "skipped": found.skipped, "seconds": time.monotonic() - start}
