@@ -30,7 +30,7 @@ from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
 from brine.pipeline.inputs.sources import join_sources_of
 from brine.pipeline.model_stages import STORE, check_same_documents
-from brine.pipeline.stages.run_lock import on_main_rank
+from brine.pipeline.stages.run_lock import on_main_rank, refusals_named
 from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE
 from brine.pipeline.stages.stage_store import PipelineStage, logger
 from brine.synth import build_synth_corpus
@@ -127,10 +127,12 @@ def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) 
     if run.store.content is None or (begun is not None and not (run.folder / "encoded").is_symlink()):
         return _changed_media(run, source.root, inputs)
     memory, most = run.store.content.root / MEDIA_HASHES, run.recipe.corpus.encode.max_file_mib
-    found = on_main_rank(
-        run.world, lambda: media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)
-    )  # fmt: skip
-    return {"media": found}
+
+    def hash_media() -> str:
+        with refusals_named("the hashes of media"):
+            return media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)
+
+    return {"media": on_main_rank(run.world, hash_media)}
 
 
 def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str]) -> dict[str, str]:

@@ -3,13 +3,15 @@
 `flock` is released by the kernel when its process dies, however it dies.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,7 @@ LOCK_NAME = "lock"
 ORPHAN_GRACE_S = 10.0
 POLL_S = 5.0
 """How often ranks hear of rank 0 while it is at work alone."""
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 T = TypeVar("T")
 
 
@@ -80,6 +83,20 @@ def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_
                 f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out or look at it"
             )
         time.sleep(poll_s)
+
+
+@contextmanager
+def refusals_named(what: str) -> Iterator[None]:
+    """Make a ValueError, in one sentence that names the file, of a permission that is missing or a read-only disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_PERMISSION:
+            raise
+        raise ValueError(
+            f"{what}: {error.filename} may not be written ({error.strerror}): change its permissions, or give another "
+            "folder by --store"
+        ) from None
 
 
 def on_main_rank(world: World, call: Callable[[], T], *, poll_s: float = POLL_S) -> T:

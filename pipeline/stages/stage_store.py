@@ -25,7 +25,7 @@ from brine.common.files import deciding, differences, digest, read_json, to_plai
 from brine.common.renamed import require_current_names
 from brine.pipeline.stages import stage_backup as backup
 from brine.pipeline.stages import stage_folder as links
-from brine.pipeline.stages.run_lock import acquire_lock, wait_for
+from brine.pipeline.stages.run_lock import acquire_lock, refusals_named, wait_for
 from brine.pipeline.stages.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
 from brine.pipeline.stages.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
 from brine.training.parallel.distributed import World
@@ -78,6 +78,7 @@ class StageStore:
         if self.world.is_main:
             self._lock = acquire_lock(self.folder)
             try:
+                self._check_store()
                 links.check_links(self.folder)
                 for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
                     require_current_names(read_json(path), path, convert=self.folder)
@@ -93,6 +94,19 @@ class StageStore:
         # the others may look at the lock only once rank 0 holds it
         self.world.barrier()
         return self
+
+    def _check_store(self) -> None:
+        """Raise ValueError for a content store in which nothing can be made."""
+        if self.content is None:
+            return
+        root = self.content.root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            reason = "" if os.access(root, os.W_OK | os.X_OK) else "Permission denied"
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            raise ValueError(f"the store {root} cannot be made or written ({reason}): give another folder by --store")
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -207,10 +221,11 @@ class StageStore:
         held, mark, trouble = None, None, None
         try:
             try:
-                plan = plan_stage(self, request)
-                if plan.stored:
-                    held = self._hold(request, plan.target, tell)
-                mark = self._begin(request, plan)
+                with refusals_named(request.name):
+                    plan = plan_stage(self, request)
+                    if plan.stored:
+                        held = self._hold(request, plan.target, tell)
+                    mark = self._begin(request, plan)
             except ValueError as error:
                 trouble = error
             # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
