@@ -27,7 +27,7 @@ from tests.training.tiny_run import final_bytes
 __all__ = ["s3", "s3_process"]
 
 STAGE, STEPS, EVERY = "large_baseline", 40, 5
-MACHINE = """
+MACHINE = f"""
 import sys, time
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +38,9 @@ runs, documents, checkpoints, pause = Path(sys.argv[1]), Path(sys.argv[2]), sys.
 apply = Trainer._apply
 Trainer._apply = lambda self, step: (time.sleep(pause), apply(self, step))[1]
 value = at(recipe(), documents)
-large = replace(value.large, num_steps=%d, checkpoint_every=%d)
+large = replace(value.large, num_steps={STEPS}, checkpoint_every={EVERY})
 run_pipeline(replace(value, large=large, runtime=replace(value.runtime, remote_checkpoints=checkpoints)), runs=runs)
-""" % (STEPS, EVERY)
+"""
 
 
 def machine(folder: Path, documents: str | Path, checkpoints: str = "", *, pause: float = 0.0) -> subprocess.Popen:
@@ -54,7 +54,7 @@ def machine(folder: Path, documents: str | Path, checkpoints: str = "", *, pause
 
 
 def finished(process: subprocess.Popen) -> None:
-    said = process.communicate(timeout=400)[0]
+    said = process.communicate(timeout=500)[0]
     assert process.returncode == 0, said[-3000:]
 
 
@@ -73,7 +73,7 @@ def test_a_lost_machine_costs_no_bit(s3, tmp_path, capsys, given):
         lines.append(line(f"d{number}", {"image": f"m/{number}.png"}, f"page {number} of a book", split=split))
     documents = manifest(tmp_path / "docs", lines)
     upload_files(s3, tmp_path / "docs", f"{s3.url}/docs")
-    here, there = documents, f"{s3.url}/docs/manifest.jsonl"
+    here, there = documents, f"{s3.url}/docs"
     if given == "corpus":
         options = ["--vocab-size", "267", "--workers", "1"]
         assert data(["build", str(documents), str(tmp_path / "corpus"), *options]) == 0
@@ -97,7 +97,8 @@ def test_a_lost_machine_costs_no_bit(s3, tmp_path, capsys, given):
         lost.wait()
     finally:
         lost.kill()
-    assert not (first / "runs/run" / STAGE / "done").exists() and lost.returncode == -signal.SIGKILL
+    assert lost.returncode == -signal.SIGKILL, lost.stdout.read()[-3000:]
+    assert not (first / "runs/run" / STAGE / "done").exists()
     assert store(["push", str(first / "runs/run"), f"{s3.url}/stages", "--runs", str(first / "runs")]) == 0
     shutil.rmtree(first)
 
