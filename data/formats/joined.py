@@ -93,12 +93,14 @@ def joined_digest(parts: Sequence[tuple[str, str, str]]) -> str:
 def _open(source: CorpusSource, synth: Path | None, max_file_mib: float) -> DocumentSource:
     path = synth if source.path is None else source.path
     if path is None:
-        raise ValueError(f"source {source.name}: the synthetic corpus was not made: give its manifest")
+        raise ValueError(
+            f"source {source.name}: the synthetic corpus was not made: give its manifest, {source.name}=PATH"
+        )
     # a corpus's folder has a manifest of its documents, but not its media, filters and splits as they were
     if (path / "index").is_dir() and (path / "meta.json").is_file():
         raise ValueError(
             f"source {source.name}: {path} is a built corpus, which is trained on alone (corpus.manifest): give the "
-            "documents that it was built from"
+            "documents that it was built from, or build one corpus of all sources (`brine data build FOLDER --sources`)"
         )
     try:
         return open_source(path, format=source.format, max_file_mib=max_file_mib)
