@@ -25,6 +25,7 @@ from brine.common.files import deciding, digest, read_json, to_plain, write_json
 
 DONE_FILE, STAGE_FILE = "done", "stage.json"
 POLL_S = 0.2
+LOCK_TIMEOUT_S = 4 * 3600.0
 logger = logging.getLogger("brine.store")
 
 
@@ -52,13 +53,9 @@ class ContentStore:
     def locked(self, stage: str, key: Mapping[str, Any]) -> Iterator[Path]:
         """Hold the lock of a stage's folder, after whoever holds it now; yields the folder."""
         folder = self.path(stage, key)
-        with file_lock(self.lock_path(folder), what=f"{stage}/{folder.name}"):
-            yield folder
-
-    def lock_path(self, folder: Path) -> Path:
-        """The lock file of a stage's folder, whose parent exists afterwards."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return folder.with_name(f"{folder.name}.lock")
+        with file_lock(lock_path(folder), what=f"{stage}/{folder.name}"):
+            yield folder
 
     def get_or_build(
         self, stage: str, key: Mapping[str, Any], build: Callable[[Path], Mapping[str, Any] | None]
@@ -91,21 +88,36 @@ class ContentStore:
         return (read_json(folder / DONE_FILE) or {}).get("result") or {}
 
 
+def lock_path(folder: Path) -> Path:
+    """The lock file of a stored folder."""
+    return folder.with_name(f"{folder.name}.lock")
+
+
 @contextlib.contextmanager
-def file_lock(path: Path, *, what: str, timeout_s: float = 4 * 3600.0) -> Iterator[None]:
+def file_lock(path: Path, *, what: str, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
     """Hold a lock file, waiting for the process that holds it. Raises TimeoutError after `timeout_s`."""
+    handle = wait_for_lock(path, what=what, timeout_s=timeout_s)
+    try:
+        yield
+    finally:
+        unlock(handle)
+
+
+def wait_for_lock(
+    path: Path, *, what: str, timeout_s: float = LOCK_TIMEOUT_S, meanwhile: Callable[[], object] = lambda: None
+) -> int:
+    """A handle that holds a lock file until it is given to `unlock`, after whoever holds it now. meanwhile: called
+    every POLL_S while it is held by another. Raises TimeoutError after `timeout_s`."""
     start, told = time.monotonic(), False
     while (handle := try_lock(path)) is None:
         if not told:
             logger.info("%s: %s is at work on it; waiting", what, lock_holder(path))
             told = True
         if time.monotonic() - start > timeout_s:
-            raise TimeoutError(f"waited {timeout_s:.0f} s for {lock_holder(path)} to finish {what}")
+            raise TimeoutError(f"waited {timeout_s:.0f} s for {lock_holder(path)} to finish {what}: end it, or wait")
         time.sleep(POLL_S)
-    try:
-        yield
-    finally:
-        unlock(handle)
+        meanwhile()
+    return handle
 
 
 def try_lock(path: Path) -> int | None:

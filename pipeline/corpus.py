@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brine.common.files import digest, file_digest, read_json
+from brine.common.remote.object_store import is_url
 from brine.data.corpus.file_records import find_changed_files
-from brine.data.corpus.media_digest import media_digest
+from brine.data.corpus.media_digest import changed_while_encoded, media_digest
 from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import quarantine_summary
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
@@ -23,11 +24,13 @@ from brine.data.files.roots import MediaRoots
 from brine.data.files.source_files import read_source, source_hash
 from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
+from brine.data.formats.joined import joined_digest
 from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
 from brine.pipeline.inputs.sources import join_sources_of
 from brine.pipeline.model_stages import STORE, check_same_documents
+from brine.pipeline.stages.run_lock import on_main_rank, refusals_named
 from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE
 from brine.pipeline.stages.stage_store import PipelineStage, logger
 from brine.synth import build_synth_corpus
@@ -61,13 +64,16 @@ def find_documents(run: Pipeline) -> tuple[Path | DocumentSource, dict[str, str]
     if config.manifest is not None:
         source = open_source(config.manifest, max_file_mib=config.encode.max_file_mib)
         inputs = {"manifest": source.fingerprint(media=False)}
-        check_same_documents(run.store, source.path, digest=inputs["manifest"])
-        run.media_root = source.root
+        given = config.manifest if is_url(config.manifest) else source.path
+        check_same_documents(run.store, given, digest=inputs["manifest"])
+        run.media_root, run.documents_digest = source.root, inputs["manifest"]
         return config.manifest, inputs | _media_input(run, source, inputs)
     synth = _make_synth_corpus(run) if config.uses_synth else None
     if config.sources:
         joined, inputs = join_sources_of(run, None if synth is None else synth.folder / "manifest.jsonl")
         run.media_root = joined.root
+        described = [(each["name"], each["consent"], each["sha256"]) for each in joined.described]
+        run.documents_digest = joined_digest(described)
         return joined, inputs | _media_input(run, joined, inputs)
     inputs = {"corpus": synth.digest}
     return synth.folder / "manifest.jsonl", inputs | _changed_media(run, synth.folder.resolve(), inputs)
@@ -94,8 +100,11 @@ def _make_synth_corpus(run: Pipeline) -> PipelineStage:
 def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
     """Warn of media that changed since a corpus was built. Raises ValueError where training must decode them and too
     many changed."""
-    trouble, most = None, run.recipe.packing.max_excluded_fraction
-    if run.world.is_main and corpus.root.exists():
+    most = run.recipe.packing.max_excluded_fraction
+
+    def compare() -> None:
+        if not corpus.root.exists():
+            return
         changes = find_changed_files(corpus.folder, corpus.root, max_file_mib=corpus.config.max_file_mib)
         keeps_media = corpus.meta["identity"]["keep_media"]
         remedy = f"`brine data build` with the folder {corpus.folder} encodes them again"
@@ -104,9 +113,9 @@ def check_media(run: Pipeline, corpus: EncodedCorpus) -> None:
             effect = "Training continues with what was encoded then" if keeps_media else effect
             logger.warning("corpus: %s. %s; %s", changes, effect, remedy)
         if not keeps_media and changes.share > most:
-            trouble = f"corpus: {changes}, over packing.max_excluded_fraction {most:g}; {remedy}"
-    if trouble := run.world.broadcast(trouble):
-        raise ValueError(trouble)
+            raise ValueError(f"corpus: {changes}, over packing.max_excluded_fraction {most:g}; {remedy}")
+
+    on_main_rank(run.world, compare)
 
 
 def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) -> dict[str, str]:
@@ -117,12 +126,13 @@ def _media_input(run: Pipeline, source: DocumentSource, inputs: dict[str, str]) 
     begun = (read_json(run.folder / "encoded" / STAGE_FILE) or {}).get("inputs")
     if run.store.content is None or (begun is not None and not (run.folder / "encoded").is_symlink()):
         return _changed_media(run, source.root, inputs)
-    found = {}
-    if run.world.is_main:
-        most = run.recipe.corpus.encode.max_file_mib
-        memory = run.store.content.root / MEDIA_HASHES
-        found = {"media": media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)}
-    return run.world.broadcast(found)
+    memory, most = run.store.content.root / MEDIA_HASHES, run.recipe.corpus.encode.max_file_mib
+
+    def hash_media() -> str:
+        with refusals_named("the hashes of media"):
+            return media_digest(source, memory, manifest=digest(inputs), max_file_mib=most)
+
+    return {"media": on_main_rank(run.world, hash_media)}
 
 
 def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str]) -> dict[str, str]:
@@ -130,8 +140,9 @@ def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str
 
     While nothing changes the media keep the digest under which the stage was begun.
     """
-    folder, named = run.folder / "encoded", {}
-    if run.world.is_main:
+    folder = run.folder / "encoded"
+
+    def compare() -> dict[str, str]:
         begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
         named = {"media": begun["media"]} if "media" in begun else {}
         # an unfinished stage, or another corpus's, looks at its media when it runs
@@ -140,12 +151,14 @@ def _changed_media(run: Pipeline, root: Path | MediaRoots, inputs: dict[str, str
             if changes:
                 logger.info("encoded: %s", changes)
                 named = {"media": changes.digest} if begun == inputs | named else named
-    return run.world.broadcast(named)
+        return named
+
+    return on_main_rank(run.world, compare)
 
 
-def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict:
+def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource, inputs: dict[str, str]) -> dict:
     """Train the tokenizer on the training split's text, unless one is given, then encode every document, unless the
-    corpus is built."""
+    corpus is built. Raises ValueError where a file changed since `inputs`, the stage's, were made from it."""
     config = run.recipe.corpus
     if is_built(manifest):
         corpus = EncodedCorpus.open(manifest)
@@ -158,6 +171,13 @@ def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict
         corpus = build_corpus(
             source, folder / STORE, tokenizer=tokenizer, config=config.encode, num_workers=workers, progress=True
         )
+        if changed := _changed_meanwhile(run, folder / STORE, source, inputs):
+            # what was encoded must not be found under the digests of other content
+            shutil.rmtree(folder / STORE)
+            raise ValueError(
+                f"encoded: {changed} changed while the documents of {source.path} were encoded, so they are encoded "
+                "again: give the same command once nobody writes to them"
+            )
         for line in corpus.summary_lines:
             logger.info("%s", line)
     quarantined = corpus.quarantine()
@@ -165,6 +185,19 @@ def encode(run: Pipeline, folder: Path, manifest: Path | DocumentSource) -> dict
         logger.warning("%s: see %s", quarantine_summary(quarantined), folder / "quarantine.jsonl")
     shutil.copyfile(corpus.folder / "quarantine.jsonl", folder / "quarantine.jsonl")
     return {"documents": corpus.num_documents, "quarantined": len(quarantined), "fingerprint": corpus.fingerprint}
+
+
+def _changed_meanwhile(run: Pipeline, corpus: Path, source: DocumentSource, inputs: dict[str, str]) -> str | None:
+    """What is no longer as the inputs of the encoded stage say, or as it was when it was encoded."""
+    if run.documents_digest is not None and source.fingerprint(media=False) != run.documents_digest:
+        return "the text or the list of files"
+    if run.store.content is None or not (run.folder / "encoded").is_symlink() or "media" not in inputs:
+        return None
+    words = {name: value for name, value in inputs.items() if name != "media"}
+    return changed_while_encoded(
+        corpus, source, run.store.content.root / MEDIA_HASHES, media=inputs["media"], manifest=digest(words),
+        max_file_mib=run.recipe.corpus.encode.max_file_mib,
+    )  # fmt: skip
 
 
 def is_built(documents: Path | DocumentSource) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from brine.common.files import differences, read_json
 from brine.data.packing.mixture import Mixture
+from brine.pipeline.inputs.places import place_of, places_before, recorded_corpus
 from brine.pipeline.recipe import MODEL_STAGES, Recipe
 from brine.pipeline.stages.stage_backup import (
     DONE_FILE,
@@ -48,23 +49,26 @@ def untrained_stages_of(recipe: Recipe) -> dict[str, str]:
 def check_same_documents(store: StageStore, path: Path | None, *, digest: str, source: Path | None = None) -> None:
     """Refuse to train on other documents under the name of a run. All ranks call it; raises ProtectedStageError.
 
-    path: of the documents, None for a synthetic corpus made from `source`. digest: of their manifest, or of the source;
-    both may have been moved.
+    path: of the documents, or their URL; None for a synthetic corpus made from `source`. digest: of their manifest, or
+    of the source; both may have been moved, and what changed at the place where the run had them is theirs still.
     """
     folder, trouble = store.folder / "encoded", None
     begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
-    before = (read_json(folder / STORE / "meta.json") or {}).get("manifest", "")
+    recorded, stored = recorded_corpus(store.folder), (read_json(folder / STORE / "meta.json") or {}).get("manifest")
+    places = places_before(recorded.get("manifest"), stored)
+    before = places[0] if places else ""
     if "filter_log" in begun:
         before, is_other = "a built corpus", True
     elif "manifest" in begun:
-        is_other = path is None or (begun["manifest"] != digest and before != str(path.resolve()))
+        is_other = path is None or (begun["manifest"] != digest and place_of(path) not in places)
     else:
         before, is_other = "the synthetic corpus", "corpus" in begun and path is not None
     changes = [f"corpus.manifest: {before} -> {'the synthetic corpus' if path is None else path}"]
     if path is None and not is_other:
         made = (read_json(store.folder / "corpus" / STAGE_FILE) or {}).get("inputs") or {}
-        before = ((read_json(store.folder / "recipe.json") or {}).get("corpus") or {}).get("source")
-        is_other = made.get("source", digest) != digest and before != (source and str(source))
+        before = recorded.get("source")
+        same_place = before == source or (before and source and place_of(before) == place_of(source))
+        is_other = made.get("source", digest) != digest and not same_place
         changes = [f"corpus.source: {before} -> {source}"]
     if store.world.is_main and is_other and (folder / DONE_FILE).exists():
         kept = [name for name in store.dependents_of("encoded") if name not in store.rerun]

@@ -89,6 +89,7 @@ class Pipeline:
         self.extend, self.explain_out_of_memory = extend, explain_out_of_memory
         self.folder = store.folder
         self.media_root: Path | MediaRoots | None = None
+        self.documents_digest: str | None = None
         self.start = time.perf_counter()
         self.stages: list[PipelineStage] = []
         self.corpus_stages = ["encoded"]
@@ -117,7 +118,7 @@ class Pipeline:
         config, built = self.recipe.corpus, corpus.is_built(manifest)
         settings = encoded_settings(config, None if built else self.pinned.tokenizer_digest)
         encoded = self.stage(
-            "encoded", lambda folder: corpus.encode(self, folder, manifest), config=settings, inputs=inputs,
+            "encoded", lambda folder: corpus.encode(self, folder, manifest, inputs), config=settings, inputs=inputs,
             revision=corpus.ENCODED_REVISION, keep_if_inputs_change=not built, output_names=(STORE, "quarantine.jsonl"),
         )  # fmt: skip
         self.data = open_corpus(manifest if built else encoded.folder / STORE)

@@ -15,12 +15,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from brine.common.content_store import DONE_FILE, ContentStore, file_lock
+from brine.common.content_store import DONE_FILE, ContentStore, file_lock, lock_path
 from brine.common.files import read_json
 from brine.common.remote.folder_store import FolderStore
 from brine.common.remote.object_store import RemoteError, check_name
 
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_DIGEST = re.compile(r"[0-9a-f]{8,64}(-[0-9]{1,9})?")
+"""Name of a stage's folder; with a number, of a training that was repeated."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +76,32 @@ def pull(name: str, runs: Path, root: Path, url: str) -> TransferResult:
         here = runs / name / link
         if os.path.lexists(here) and Path(os.path.realpath(here)) != (root / place).resolve():
             raise RemoteError(f"{here} is another stage than the one at {url}: move it away, or pull into other --runs")
-    sent = sum(_pull_stage(store, root, place) for place in sorted(set(stages.values())))
-    (runs / name).mkdir(parents=True, exist_ok=True)
+    links: dict[str, list[Path]] = {}
     for link, place in stages.items():
-        if not os.path.lexists(runs / name / link):
-            os.symlink(os.path.relpath((root / place).resolve(), (runs / name).resolve()), runs / name / link)
+        links.setdefault(place, []).append(runs / name / link)
+    (runs / name).mkdir(parents=True, exist_ok=True)
+    sent = sum(_pull_stage(store, root, place, links[place]) for place in sorted(links))
     return TransferResult(tuple(stages.values()), sent)
 
 
-def _pull_stage(store: FolderStore, root: Path, place: str) -> bool:
+def _pull_stage(store: FolderStore, root: Path, place: str, links: list[Path]) -> bool:
+    """Have a stage here, and link to it under its lock, so that it is not deleted between the two."""
     folder = root / place
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder.with_name(f"{folder.name}.lock"), what=place):
-        if (folder / DONE_FILE).is_file():
-            return False
-        if folder.exists():
+    with file_lock(lock_path(folder), what=place):
+        is_new = not (folder / DONE_FILE).is_file()
+        if is_new and folder.exists():
             raise RemoteError(f"{folder} is unfinished: let its run finish it, or move it away")
-        stored = store.find(f"stages/{place}")
-        if stored is None or DONE_FILE not in stored.files:
-            raise RemoteError(f"{store.url} has no finished stage {place}: push the run again")
-        store.download(stored, folder)
-        ContentStore.finish(folder, read_json(folder / DONE_FILE) or {})
-    return True
+        if is_new:
+            stored = store.find(f"stages/{place}")
+            if stored is None or DONE_FILE not in stored.files:
+                raise RemoteError(f"{store.url} has no finished stage {place}: push the run again")
+            store.download(stored, folder)
+            ContentStore.finish(folder, read_json(folder / DONE_FILE) or {})
+        for link in links:
+            if not os.path.lexists(link):
+                os.symlink(os.path.relpath(folder.resolve(), link.parent.resolve()), link)
+    return is_new
 
 
 def _checked(stages: object, url: str) -> dict[str, str]:

@@ -27,9 +27,11 @@ from brine.data.corpus.readers import iter_texts
 from brine.data.corpus.statistics import CorpusStats
 from brine.data.corpus.store import EncodedCorpus, build_corpus, is_corpus
 from brine.data.corpus.streamed import upload_corpus
-from brine.data.filters.filter_log import FilterLog
 from brine.data.filters.registry import run_filters
+from brine.data.filters.run_passes import check_may_filter, open_passes, run_notes
 from brine.data.formats.convert import conversions
+from brine.data.formats.corpus_source import CorpusSource, check_sources
+from brine.data.formats.joined import open_sources
 from brine.data.formats.open import DocumentSource, open_source
 from brine.data.inspect.check import RetryList, byte_tokenizer, check_source, default_decode_workers
 from brine.data.inspect.tables import report
@@ -118,7 +120,7 @@ def build(request: BuildRequest) -> int:
         raise ValueError("--address is the address of a Ray cluster: also give --engine ray")
     if request.out is not None and not is_url(request.out):
         raise ValueError(f"--out {request.out} is the URL to upload to, such as s3://bucket/corpus")
-    source = open_path(request)
+    source, folder = _open_for_build(request)
     if request.tokenizer is not None:
         tokenizer = Tokenizer.load(request.tokenizer)
     else:
@@ -126,7 +128,7 @@ def build(request: BuildRequest) -> int:
         tokenizer = train_tokenizer(iter_texts(source.documents()), request.vocab_size)
     corpus = build_corpus(
         source,
-        request.folder,
+        folder,
         tokenizer=tokenizer,
         config=request.encode,
         num_workers=request.workers or default_decode_workers(),
@@ -137,14 +139,32 @@ def build(request: BuildRequest) -> int:
         engine=_engine(request),
     )
     stats, vocab_size = CorpusStats.from_corpus(corpus), corpus.tokenizer.vocab_size
-    _print_counts(f"{request.folder}: {vocab_size:,} ids, from {source.format}", stats, corpus.summary_lines)
-    print(f"quarantine file: {request.folder / 'quarantine.jsonl'}")
+    _print_counts(f"{folder}: {vocab_size:,} ids, from {source.format}", stats, corpus.summary_lines)
+    print(f"quarantine file: {folder / 'quarantine.jsonl'}")
     if request.out is not None:
-        sent = upload_corpus(request.folder, request.out)
+        sent = upload_corpus(folder, request.out)
         print(f"uploaded to {url_of(request.out)}: {sent.uploaded:,} new objects, {sent.uploaded_bytes:,} bytes")
     extra = {"format": source.format, "vocab_size": vocab_size, "fingerprint": corpus.fingerprint}
     print(json.dumps(stats.to_json() | extra | {"seconds": round(time.monotonic() - began, 3)}))
     return 0
+
+
+def _open_for_build(request: BuildRequest) -> tuple[DocumentSource, Path]:
+    """The documents to encode, and the folder for them."""
+    if not request.sources:
+        if request.folder is None:
+            raise ValueError("build needs PATH and FOLDER, or FOLDER and --sources NAME=PATH NAME=PATH")
+        return open_path(request), request.folder
+    if request.folder is not None or request.format is not None:
+        raise ValueError("--sources takes the place of PATH and --format: give FOLDER alone before it")
+    sources = tuple(CorpusSource.parse(each) for each in request.sources)
+    check_sources(sources)
+    if weighted := next((each for each in sources if each.weight != 1), None):
+        raise ValueError(
+            f"--sources: a corpus holds each document once, so the weight of {weighted.name} has no effect here: give "
+            f"it in training by --packing.mixture source:{weighted.name}={weighted.weight:g}"
+        )
+    return open_sources(sources, max_file_mib=request.encode.max_file_mib), request.path
 
 
 def _engine(request: BuildRequest) -> BlockEngine | None:
@@ -160,12 +180,15 @@ def _engine(request: BuildRequest) -> BlockEngine | None:
 def filter(request: FilterRequest) -> int:
     """Filter passes added to the corpus in FOLDER, or undone, and what they have left."""
     corpus = EncodedCorpus.open(request.folder)
-    filter_log = FilterLog.open(corpus)
+    if request.undo or request.filters:
+        check_may_filter(request.folder)
+    filter_log = open_passes(corpus, request.folder)
     for _ in range(request.undo or 0):
         undone = filter_log.undo()
         print(f"undone: {undone['number']:02d} {undone['name']}")
-    num_workers = request.workers or default_decode_workers()
-    filter_log = run_filters(corpus, request.filters, num_workers=num_workers, progress=True)
+    if request.filters:
+        num_workers = request.workers or default_decode_workers()
+        filter_log = run_filters(corpus, request.filters, num_workers=num_workers, progress=True)
     print(f"{sanitize(str(request.folder))}\n")
     print_plain_or_rich(filter_log.table())
     for record in filter_log.records:
@@ -188,7 +211,8 @@ def plan(request: DataPlanRequest) -> int:
         raise ValueError(f"--name {request.name!r} must be a plain file name")
     corpus = EncodedCorpus.open(request.folder)
     options = ("split", "seq_len", "media_budget", "num_sequences", "epochs", "seed", "long", "name")
-    kept = FilterLog.open(corpus).kept_mask()
+    filter_log = open_passes(corpus, request.folder)
+    kept = filter_log.kept_mask()
     made = PackingPlan.build(corpus, documents=kept, **{name: getattr(request, name) for name in options})
     seconds = time.monotonic() - began
     tokens = count_chunk_tokens(corpus, made)
@@ -201,6 +225,11 @@ def plan(request: DataPlanRequest) -> int:
         written["plot"] = plot_plan(made, tokens, plot, name=f"{request.folder}: {request.name}")
     print(f"{sanitize(str(request.folder))}: split {request.split}\n")
     print_plain_or_rich(*report(corpus, made, tokens))
+    if filter_log.records:
+        names = ", ".join(record["name"] for record in filter_log.records)
+        print(f"filters: {names}, by which {int(kept.sum()):,} of {len(kept):,} documents are kept")
+    for note in run_notes(request.folder, seq_len=request.seq_len, media_budget=request.media_budget):
+        print(note)
     for name, path in written.items():
         print(f"{name}: {path}")
     print(json.dumps(summary(made, tokens) | {"seconds": round(seconds, 3)}))

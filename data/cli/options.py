@@ -91,10 +91,16 @@ class CheckRequest(SourceOptions, PackingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest(SourceOptions):
-    """Encode everything in PATH into a corpus in FOLDER. The same command resumes a build that was stopped."""
+    """Encode everything in PATH into a corpus in FOLDER. The same command resumes a build that was stopped.
 
-    folder: Folder
+    Several sources: `build FOLDER --sources NAME=PATH NAME=PATH`.
+    """
+
+    folder: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FOLDER")] = None
     """Output folder: new, empty, or an unfinished build to resume."""
+    sources: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=PATH ...")] = ()
+    """Several sources instead of PATH: NAME=PATH, with ,consent=CLASS ,format=FORMAT after it where needed, as in
+    `corpus.sources`; FOLDER is then the only argument. Weights are given in training (`packing.mixture`)."""
     vocab_size: Count = 512
     """Vocabulary size of the tokenizer trained on the train split."""
     no_media: bool = False
@@ -135,7 +141,7 @@ class DataPlanRequest(PackingOptions):
     """Show how a corpus is packed into sequences. Nothing is written without --out."""
 
     folder: Folder
-    """A corpus written by `build`."""
+    """A corpus written by `build`, or RUN/encoded/store: what the run's filters have kept of it."""
     seq_len: Count = 2048
     """Tokens per packed sequence."""
     num_sequences: Count = None

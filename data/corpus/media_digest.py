@@ -30,7 +30,7 @@ def media_digest(source: DocumentSource, memory: Path, *, manifest: str, max_fil
     memory: a folder that remembers what was hashed. manifest: the digest of the source's words and names
     (`fingerprint(media=False)`), on which the paths depend.
     """
-    folder = memory / hashlib.sha256(f"{source.root}\0{manifest}\0{max_file_mib}".encode()).hexdigest()[:32]
+    folder = _remembered(source, memory, manifest, max_file_mib)
     memory.mkdir(parents=True, exist_ok=True)
     # processes that begin at the same moment hash once
     with file_lock(memory / f"{folder.name}.lock", what=f"the media of {source.path}"):
@@ -40,6 +40,31 @@ def media_digest(source: DocumentSource, memory: Path, *, manifest: str, max_fil
         hashes = recorded_hashes(folder)
         os.utime(folder)
     _forget(memory, most=MOST_REMEMBERED)
+    return _digest_of(hashes)
+
+
+def changed_while_encoded(
+    corpus: Path, source: DocumentSource, memory: Path, *, media: str, manifest: str, max_file_mib: float
+) -> str | None:
+    """A file that is no longer as it was when `media_digest` gave `media` for the other arguments, or that has changed
+    since it was encoded into `corpus`: its relative path, or "a media file" where it is not known which. None where all
+    are the same. Cost: one `stat` per file."""
+    if changes := find_changed_files(corpus, source.root, max_file_mib=max_file_mib):
+        return changes.first
+    hashes = recorded_hashes(corpus)
+    if _digest_of(hashes) == media:
+        return None
+    folder = _remembered(source, memory, manifest, max_file_mib)
+    before = recorded_hashes(folder) if folder.is_dir() else {}
+    differing = (path for path in sorted({*before, *hashes}) if before.get(path) != hashes.get(path))
+    return next(differing, "a media file")
+
+
+def _remembered(source: DocumentSource, memory: Path, manifest: str, max_file_mib: float) -> Path:
+    return memory / hashlib.sha256(f"{source.root}\0{manifest}\0{max_file_mib}".encode()).hexdigest()[:32]
+
+
+def _digest_of(hashes: dict[str, bytes]) -> str:
     found = hashlib.sha256()
     for path, sha256 in sorted(hashes.items()):
         found.update(path.encode() + b"\0" + sha256)

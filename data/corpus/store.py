@@ -21,10 +21,12 @@ import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from brine.common.files import read_json
+from brine.common.remote.cache import cache_root
 from brine.common.remote.object_store import RemoteError, is_url
 from brine.data.config import EncodeConfig
 from brine.data.corpus.blocks.engine import BlockEngine
@@ -148,21 +150,21 @@ def _encode(
     identity: dict,
     tokenizer: Tokenizer,
     config: EncodeConfig,
-    *,
-    engine: BlockEngine | None,
-    num_workers: int,
-    progress: bool,
+    **how: Any,
 ) -> None:
+    """how: engine, num_workers and progress of `fill_shards`."""
     began = time.monotonic()
-    options = {"engine": engine, "num_workers": num_workers, "progress": progress}
-    counts = fill_shards(build_folder, source, identity=identity, tokenizer=tokenizer, config=config, **options)
+    counts = fill_shards(build_folder, source, identity=identity, tokenizer=tokenizer, config=config, **how)
     tokenizer.save(build_folder / "tokenizer.json")
     if not counts["documents"] and not counts["quarantined"]:
         raise CorpusError("; ".join([f"{source.path} holds no document", *source.summary_lines()]))
     if not counts["documents"]:
+        remedy = f"see {build_folder / 'quarantine.jsonl'} and repair the files it names"
+        if source.path.is_relative_to(cache_root()) and "does not exist" in counts["first_reason"]:
+            remedy = "media come from a URL with the URL of their folder: give that instead of the manifest's"
         raise CorpusError(
             f"no document of {source.path} can be used ({counts['quarantined']} quarantined; the first: "
-            f"{counts['first_reason']}): see {build_folder / 'quarantine.jsonl'} and repair the files it names"
+            f"{counts['first_reason']}): {remedy}"
         )
     meta = {"identity": identity, "manifest": source.location, "root": root_to_json(source.root)}
     meta |= {"corpus_sources": list(source.described)} if source.described else {}

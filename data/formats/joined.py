@@ -60,10 +60,8 @@ def open_sources(
                 skipped[_of_source(reason, source.name)] += count
 
     def digest(media: bool) -> str:
-        parts = [
-            [source.name, source.consent, found.digest(media)] for source, found in zip(sources, opened, strict=True)
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        found = zip(sources, opened, strict=True)
+        return joined_digest([(source.name, source.consent, each.digest(media)) for source, each in found])
 
     def count() -> int | None:
         counts = [found.count() for found in opened]
@@ -87,15 +85,22 @@ def open_sources(
     return DocumentSource(label, format, roots, read, digest, count, containers, described=described)
 
 
+def joined_digest(parts: Sequence[tuple[str, str, str]]) -> str:
+    """Hex SHA-256 of several sources by name, class of consent and digest of each, in order."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def _open(source: CorpusSource, synth: Path | None, max_file_mib: float) -> DocumentSource:
     path = synth if source.path is None else source.path
     if path is None:
-        raise ValueError(f"source {source.name}: the synthetic corpus was not made: give its manifest")
+        raise ValueError(
+            f"source {source.name}: the synthetic corpus was not made: give its manifest, {source.name}=PATH"
+        )
     # a corpus's folder has a manifest of its documents, but not its media, filters and splits as they were
     if (path / "index").is_dir() and (path / "meta.json").is_file():
         raise ValueError(
             f"source {source.name}: {path} is a built corpus, which is trained on alone (corpus.manifest): give the "
-            "documents that it was built from"
+            "documents that it was built from, or build one corpus of all sources (`brine data build FOLDER --sources`)"
         )
     try:
         return open_source(path, format=source.format, max_file_mib=max_file_mib)

@@ -3,21 +3,29 @@
 `flock` is released by the kernel when its process dies, however it dies.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from brine.common.content_store import lock_holder, try_lock
-from brine.training.parallel.distributed import RankFailedError
+from brine.training.parallel.distributed import RankFailedError, World
 
 logger = logging.getLogger("brine.pipeline")
 
 LOCK_NAME = "lock"
 ORPHAN_GRACE_S = 10.0
+POLL_S = 5.0
+"""How often ranks hear of rank 0 while it is at work alone."""
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+T = TypeVar("T")
 
 
 class RunLockedError(ValueError):
@@ -75,6 +83,45 @@ def wait_for(ready: Callable[[], bool], *, run_folder: Path, what: str, timeout_
                 f"waited {timeout_s:.0f} s for rank 0 to finish {what}: raise the time-out or look at it"
             )
         time.sleep(poll_s)
+
+
+@contextmanager
+def refusals_named(what: str) -> Iterator[None]:
+    """Make a ValueError, in one sentence that names the file, of a permission that is missing or a read-only disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_PERMISSION:
+            raise
+        raise ValueError(
+            f"{what}: {error.filename} may not be written ({error.strerror}): change its permissions, or give another "
+            "folder by --store"
+        ) from None
+
+
+def on_main_rank(world: World, call: Callable[[], T], *, poll_s: float = POLL_S) -> T:
+    """What `call` returns on rank 0, on every rank, however long it takes: the others hear of rank 0 every `poll_s`, as
+    a collective would time out. `call` is made in a thread, and returns plain values. Raises its ValueError on every
+    rank."""
+    if world.size == 1:
+        return call()
+    word, value = "wait", None
+    if not world.is_main:
+        while word == "wait":
+            word, value = world.broadcast(None)
+        if word == "trouble":
+            raise ValueError(value)
+        return value
+    with ThreadPoolExecutor(1, thread_name_prefix="main-rank") as thread:
+        future = thread.submit(call)
+        while not wait([future], timeout=poll_s).done:
+            world.broadcast(("wait", None))
+    error = future.exception()
+    if isinstance(error, ValueError):
+        world.broadcast(("trouble", str(error)))
+    elif error is None:
+        world.broadcast(("done", future.result()))
+    return future.result()
 
 
 def _has_ended(holder: str) -> bool:

@@ -8,6 +8,7 @@ delete(root, runs, stages)    delete such stages, after another look under their
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -16,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brine.common.content_store import DONE_FILE, STAGE_FILE, try_lock, unlock
+from brine.common.content_store import DONE_FILE, STAGE_FILE, lock_path, try_lock, unlock
 from brine.common.files import differences, read_json
 from brine.pipeline.stages.stage_backup import FILE_LIST, foreign_files
-from brine.pipeline.stages.stage_folder import RUNS, lock_path, recorded_runs
+from brine.pipeline.stages.stage_folder import RUNS, recorded_runs
 
 STAGE_ORDER = ("corpus", "encoded", "filtered", "small", "select", "large_salt", "large_baseline", "evaluate")
 UNFINISHED_GRACE_S = 24 * 3600.0
@@ -74,9 +75,11 @@ def _links(runs: Path, root: Path) -> Iterator[Path]:
     """Links into the store from anywhere below `runs` and from recorded runs; linked folders are not entered."""
     store = root.resolve()
     for folder in _folders(runs, root):
-        for path in folder.iterdir():
-            if path.is_symlink() and path.resolve().is_relative_to(store):
-                yield path
+        # a running training makes and renames folders meanwhile
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                if path.is_symlink() and path.resolve().is_relative_to(store):
+                    yield path
 
 
 def unreachable_runs(root: Path, runs: Path) -> list[Path]:
@@ -100,7 +103,9 @@ def _folders(runs: Path, root: Path) -> Iterator[Path]:
 
 def _size(folder: Path) -> tuple[int, float]:
     """(bytes of a folder's files, time of the last change)."""
-    total, changed = 0, folder.stat().st_mtime
+    total, changed = 0, 0.0
+    with contextlib.suppress(FileNotFoundError):
+        changed = folder.stat().st_mtime
     for parent, _, names in os.walk(folder):
         for name in names:
             try:

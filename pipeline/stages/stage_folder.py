@@ -17,17 +17,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from brine.common.content_store import lock_path
 from brine.common.files import differences, digest, read_json, write_json
 
 logger = logging.getLogger("brine.pipeline")
 
 RUNS = ".runs"
 """In a store: a record of each run folder that has links into it."""
-
-
-def lock_path(target: Path) -> Path:
-    """The lock of a stored folder."""
-    return target.with_name(f"{target.name}.lock")
 
 
 def link_target(folder: Path) -> Path:

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from brine.common.content_store import ContentStore, lock_holder, try_lock, unlock
+from brine.common.content_store import ContentStore, lock_path, unlock, wait_for_lock
 from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
 from brine.common.renamed import require_current_names
 from brine.pipeline.stages import stage_backup as backup
 from brine.pipeline.stages import stage_folder as links
-from brine.pipeline.stages.run_lock import acquire_lock, wait_for
+from brine.pipeline.stages.run_lock import acquire_lock, refusals_named, wait_for
 from brine.pipeline.stages.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
 from brine.pipeline.stages.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
 from brine.training.parallel.distributed import World
@@ -38,7 +38,6 @@ BUILD_TIMEOUT_S = 4 * 3600.0
 """How long other ranks wait for what rank 0 builds alone, and a run for what another run builds."""
 TRAINING_TIMEOUT_S = 30 * 24 * 3600.0
 """How long a run waits for a stage that another run trains; that its process is alive is known from its lock."""
-LOCK_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class StageStore:
         if self.world.is_main:
             self._lock = acquire_lock(self.folder)
             try:
+                self._check_store()
                 links.check_links(self.folder)
                 for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
                     require_current_names(read_json(path), path, convert=self.folder)
@@ -94,6 +94,19 @@ class StageStore:
         # the others may look at the lock only once rank 0 holds it
         self.world.barrier()
         return self
+
+    def _check_store(self) -> None:
+        """Raise ValueError for a content store in which nothing can be made."""
+        if self.content is None:
+            return
+        root = self.content.root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            reason = "" if os.access(root, os.W_OK | os.X_OK) else "Permission denied"
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            raise ValueError(f"the store {root} cannot be made or written ({reason}): give another folder by --store")
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -208,10 +221,11 @@ class StageStore:
         held, mark, trouble = None, None, None
         try:
             try:
-                plan = plan_stage(self, request)
-                if plan.stored:
-                    held = self._hold(request, plan.target, tell)
-                mark = self._begin(request, plan)
+                with refusals_named(request.name):
+                    plan = plan_stage(self, request)
+                    if plan.stored:
+                        held = self._hold(request, plan.target, tell)
+                    mark = self._begin(request, plan)
             except ValueError as error:
                 trouble = error
             # ranks that take part must not start before the folder is theirs, nor wait where nothing comes
@@ -228,22 +242,14 @@ class StageStore:
 
     def _hold(self, request: StageRequest, target: Path, tell: Callable) -> int:
         """Hold the lock of a stored folder, after any other process; raises ValueError where that takes too long."""
-        path = links.lock_path(target)
+        path = lock_path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
-        start, limit_s = time.monotonic(), TRAINING_TIMEOUT_S if request.protected else BUILD_TIMEOUT_S
-        told = False
-        while (held := try_lock(path)) is None:
-            if not told:
-                logger.info("%s: %s is making the same; waiting for it", request.name, lock_holder(path))
-                told = True
-            if time.monotonic() - start > limit_s:
-                raise ValueError(
-                    f"{request.name}: waited {limit_s / 3600:.0f} h for {lock_holder(path)}: end it, or look at it"
-                )
-            time.sleep(LOCK_POLL_S)
+        limit_s = TRAINING_TIMEOUT_S if request.protected else BUILD_TIMEOUT_S
+        try:
             # the others wait in a collective, which would time out
-            tell(("wait", ""))
-        return held
+            return wait_for_lock(path, what=request.name, timeout_s=limit_s, meanwhile=lambda: tell(("wait", "")))
+        except TimeoutError as error:
+            raise ValueError(str(error)) from None
 
     def _follow(self, name: str, folder: Path, key: dict, build: Callable, *, on_all_ranks: bool) -> bool:
         """On another rank: take part, or wait until rank 0 is done. Returns whether another run has done it."""

@@ -22,6 +22,7 @@ from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
 from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded, with_foreign_files
+from brine.pipeline.stages.stage_folder import record_run
 
 LINKS_SHOWN = 3
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -137,7 +138,9 @@ class PullRun(StoreOptions):
 
     def run(self) -> None:
         """Print one JSON object."""
-        done = pull(self.name, self.runs, self.store or self.runs / STORE_FOLDER, self.url)
+        root = self.store or self.runs / STORE_FOLDER
+        done = pull(self.name, self.runs, root, self.url)
+        record_run(root, self.runs / self.name)
         print(json.dumps({"stages": len(done.stages), "received": done.sent}))
 
 

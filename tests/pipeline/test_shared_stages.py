@@ -169,7 +169,7 @@ def test_another_run_waits_and_resumes_what_a_killed_one_left(tmp_path, caplog):
             build = lambda folder: {"found": (folder / "half.txt").read_text()}  # noqa: E731
             found.append(stages.stage("first", build, config=Settings()))
 
-    with caplog.at_level(logging.INFO, logger="brine.pipeline"):
+    with caplog.at_level(logging.INFO, logger="brine"):
         waiting = threading.Thread(target=second)
         waiting.start()
         time.sleep(1.0)
@@ -230,6 +230,75 @@ def test_gc_leaves_what_is_held_or_was_just_begun(tmp_path):
     assert unneeded(content.root, tmp_path) == []
     (stage,) = unneeded(content.root, tmp_path, now=time.time() + 1e6)
     assert delete(content.root, tmp_path, [stage]) == [stage] and not folder.exists()
+
+
+BUILDER = """
+import shutil, sys, time
+from pathlib import Path
+from brine.common.content_store import ContentStore
+from brine.pipeline.stages.stage_store import StageStore
+runs, ends, built = Path(sys.argv[1]), time.monotonic() + 4, 0
+def build(folder):
+    global built
+    (folder / "half.txt").write_text("half")
+    time.sleep(0.02)
+    assert (folder / "half.txt").read_text() == "half", "deleted while it was built"
+    (folder / "out.txt").write_text("made")
+    built += 1
+number = 0
+while time.monotonic() < ends:
+    run, config, number = runs / f"run-{number % 3}", number % 4, number + 1
+    with StageStore(run, content=ContentStore(runs / ".store")) as stages:
+        for name, inputs in (("first", []), ("second", ["first"])):
+            made = stages.stage(name, build, config=config, inputs=inputs, output_names=["half.txt", "out.txt"])
+            time.sleep(0.01)
+            for _ in range(2):
+                assert (made.folder / "out.txt").read_text() == "made", "deleted although a run links to it"
+        # what the last stage was made from stays, also without a link to it
+        stored = (run / "first").resolve()
+        (run / "first").unlink()
+        time.sleep(0.02)
+        assert (stored / "out.txt").exists(), "deleted although a linked stage was made from it"
+        (run / "second").unlink()
+print(built, number)
+"""
+
+
+@pytest.mark.slow
+def test_gc_beside_a_process_that_builds(tmp_path):
+    """Nothing that is being built, is linked, or was made into what is linked, is deleted; all else is, and made again
+    when it is asked for."""
+    store, gone = tmp_path / ".store", 0
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as child:  # fmt: skip
+        try:
+            while child.poll() is None:
+                # without the day of grace only locks and links protect
+                gone += len(delete(store, tmp_path, unneeded(store, tmp_path, now=time.time() + 1e9)))
+            said = child.stdout.read()
+        finally:
+            child.kill()
+    assert child.returncode == 0, said
+    built, turns = map(int, said.split())
+    assert gone > 5 and built > 8 and turns > 10, (gone, built, turns)
+
+
+def test_the_list_survives_what_vanishes_meanwhile(tmp_path, monkeypatch):
+    """A checkpoint's temporary folder, or one that another `gc` deletes, is gone between two looks."""
+    run(tmp_path, "a", [])
+    (tmp_path / "b/large/checkpoints/.step_1").mkdir(parents=True)
+    real = os.walk
+
+    def walk(top, **options):
+        for parent, folders, files in real(top, **options):
+            if parent.endswith(".step_1"):
+                os.rmdir(parent)
+            yield parent, folders, files
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert len(list_stages(tmp_path / ".store", tmp_path)) == 2
 
 
 def test_gc_leaves_what_was_linked_meanwhile(tmp_path):

@@ -124,6 +124,29 @@ def test_a_changed_source_is_named(sources, tmp_path, caplog):
         train.run_pipeline(asked(sources=(*sources, CorpusSource("more", tmp_path / "else"))), runs=runs)
 
 
+@pytest.mark.parametrize("several", [False, True], ids=["manifest", "sources"])
+def test_a_changed_copy_elsewhere_is_still_the_run_s_own(sources, tmp_path, caplog, several):
+    """A run that links to what another one encoded from the first copy was refused once its own copy changed."""
+    runs, copy = tmp_path / "runs", tmp_path / "copy"
+
+    def corpus(folder: Path) -> dict:
+        return {"sources": (CorpusSource("wiki", folder / "pages.jsonl"),)} if several else {
+            "manifest": folder / "pages.jsonl"}  # fmt: skip
+
+    train.run_pipeline(asked(**corpus(tmp_path / "wiki")), runs=runs)
+    shutil.copytree(tmp_path / "wiki", copy)
+    other = dataclasses.replace(asked(5, **corpus(copy)), name="other")
+    train.run_pipeline(other, runs=runs)
+    assert (runs / "other/encoded").resolve() == (runs / "run/encoded").resolve()
+    pages(copy, "trees")
+    train.run_pipeline(other, runs=runs)
+    assert "encoded: changed since" in caplog.text and (runs / "other" / STAGE / "done").exists()
+    # what the first copy says now is another run's matter
+    pages(tmp_path / "wiki", "stones")
+    with pytest.raises(ProtectedStageError, match=r"copy/pages\.jsonl -> .*wiki/pages\.jsonl"):
+        train.run_pipeline(dataclasses.replace(other, corpus=asked(**corpus(tmp_path / "wiki")).corpus), runs=runs)
+
+
 def test_a_manifest_and_sources_do_not_replace_each_other(sources, tmp_path):
     runs, sources = tmp_path / "runs", (dataclasses.replace(sources[0], weight=1.0), sources[1])
     train.run_pipeline(asked(sources=sources), runs=runs)

@@ -9,6 +9,7 @@ from brine.common.content_store import ContentStore, store_key
 from brine.common.remote.folder_store import FolderStore
 from brine.common.remote.object_store import RemoteError
 from brine.common.remote.stage_transfer import pull, push
+from brine.pipeline.stages.shared_stages import delete, unneeded
 from brine.pipeline.stages.store_command import main
 from tests.common.remote.fixtures import memory
 
@@ -68,3 +69,45 @@ def test_what_is_not_there_or_damaged_or_in_the_way_is_one_sentence(memory, tmp_
     assert '"sent": 0' in capsys.readouterr().out
     assert main(["pull", "b", memory, "--runs", str(here)]) == 2
     assert "has no run 'b'" in capsys.readouterr().err
+
+
+def test_a_repeated_training_comes_back(memory, tmp_path):
+    """Its folder has a number after the digest: it was sent and never came back."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    make_run(here, "a", small=1)
+    (here / "a/small").resolve().rename(again := (here / "a/small").resolve().with_name("0123456789abcdef-2"))
+    (here / "a/small").unlink()
+    (here / "a/small").symlink_to(again)
+    push(here / "a", here / ".store", memory)
+    assert pull("a", there, there / ".store", memory).stages == ("small/0123456789abcdef-2",)
+    assert (there / "a/small/sub/file").read_text() == "made from 1"
+
+
+def test_a_pulled_run_is_known_to_a_store_that_lies_elsewhere(memory, tmp_path):
+    here, store = tmp_path / "here", tmp_path / "disk/store"
+    make_run(here, "a", small=1)
+    ((here / "a/small").resolve() / "outputs.json").write_text("[]")
+    push(here / "a", here / ".store", memory)
+    assert main(["pull", "a", memory, "--runs", str(tmp_path / "mine"), "--store", str(store)]) == 0
+    assert (tmp_path / "mine/a/small/sub/file").exists()
+    # as from the runs of somebody else who uses the store
+    (tmp_path / "theirs").mkdir()
+    assert unneeded(store, tmp_path / "theirs") == []
+
+
+def test_what_is_pulled_is_linked_under_its_lock(memory, tmp_path, monkeypatch):
+    """A stage that was here and not linked yet could be deleted while the next one came."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    make_run(here, "a", encoded=1, small=2)
+    for stage in ("encoded", "small"):
+        ((here / "a" / stage).resolve() / "outputs.json").write_text("[]")
+    push(here / "a", here / ".store", memory)
+    download = FolderStore.download
+
+    def collect(self, stored, folder):
+        delete(there / ".store", there, unneeded(there / ".store", there))
+        download(self, stored, folder)
+
+    monkeypatch.setattr(FolderStore, "download", collect)
+    pull("a", there, there / ".store", memory)
+    assert [(there / "a" / stage / "sub/file").exists() for stage in ("encoded", "small")] == [True, True]

@@ -137,6 +137,18 @@ def test_build_uploads_and_a_url_is_a_source(s3, tmp_path, capsys):
     assert "is the URL to upload to" in capsys.readouterr().err
 
 
+def test_a_manifest_alone_at_a_url_says_where_its_media_come_from(memory, tmp_path, capsys):
+    """Only the object of a URL is copied, not what lies beside it."""
+    picture(tmp_path / "p.png", 20, 20)
+    path, store = manifest(tmp_path, [line("a", {"image": "p.png"}, "words")]), ObjectStore(memory)
+    for name in ("p.png", "manifest.jsonl"):
+        store.upload(tmp_path / name, name)
+    options = [str(tmp_path / "corpus"), "--vocab-size", "267", "--workers", "1"]
+    assert main(["build", f"{memory}/{path.name}", *options]) == 2
+    assert "with the URL of their folder: give that instead" in capsys.readouterr().err
+    assert main(["build", memory, str(tmp_path / "whole"), *options[1:]]) == 0
+
+
 def test_a_source_is_mirrored_and_brought_up_to_date(memory, tmp_path):
     store = ObjectStore(memory)
     for number in range(3):
