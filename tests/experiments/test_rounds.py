@@ -36,7 +36,7 @@ def test_a_round_labels_trains_and_compares(tmp_path, caplog):
     line = tiny_line(tmp_path, seeds=(0, 1))
     with caplog.at_level(logging.INFO):
         (first,) = line_run("line", line, runs, after=steps.append).run(1)
-    assert steps == ["words", "teacher", "audit", "labels", "data", "trainings", "comparison", "gate", "round"]
+    assert steps == ["inputs", "teacher", "audit", "labels", "data", "trainings", "comparison", "gate", "round"]
     assert first["audit"]["photo"] is not None and first["pools"]["pseudo"]
     assert first["brought"]["num_seeds"] == [2, 2] and first["last"]["outcome"] == "first round"
     data = json.loads((runs / "line/round_01/data/round_data.json").read_text())
