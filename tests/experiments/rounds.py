@@ -70,3 +70,14 @@ def tiny_line(folder: Path, **changes) -> RoundLine:
 def line_run(name: str, line: RoundLine, runs: Path, *, workers: int = 2, **options) -> LineRun:
     """A call that runs a line on this machine."""
     return LineRun(name, line, runs=runs, open_engine=lambda folder: LocalPool(workers), **options)
+
+
+def write_line(path: Path, folder: Path, *, more: str = "") -> Path:
+    """A file with the tiny line, as a user would write it. more: arguments of `tiny_line`."""
+    text = (
+        "from pathlib import Path\nfrom tests.experiments.rounds import *\n"
+        "from brine.salt.self_play.config import SelfPlayConfig\n\n\n"
+        f"def {path.stem}():\n    return tiny_line(Path({str(folder)!r}){', ' + more if more else ''})\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
