@@ -23,13 +23,15 @@ from brine.training.config import RuntimeConfig
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 
 
-def write_images(folder: Path, *, count: int, first: int, labelled: bool) -> Path:
-    """A manifest of images; every fifth labelled one is held out."""
+def write_images(folder: Path, *, count: int, first: int, labelled: bool, mark: int = 0) -> Path:
+    """A manifest of images; every fifth labelled one is held out. mark: makes each image another than all others."""
     (folder / "media").mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(first, first + count):
         name = sorted(COLOURS)[number % 2]
         shade = np.full((16, 16, 3), COLOURS[name], np.uint8) + np.uint8(number % 30)
+        if mark:
+            shade[0, 0] = (mark, number // 256, number % 256)
         Image.fromarray(shade).save(folder / "media" / f"{number}.png")
         content: list[dict] = [{"type": "image", "image": f"media/{number}.png"}]
         content += [{"type": "text", "text": name}] if labelled else []
