@@ -43,7 +43,8 @@ def one_thread():
 def test_a_round_labels_trains_and_compares(tmp_path, caplog):
     steps = []
     runs = tmp_path / "runs"
-    line = tiny_line(tmp_path, seeds=(0, 1))
+    more = write_images(tmp_path / "others", count=20, first=100, labelled=False, mark=5)
+    line = tiny_line(tmp_path, seeds=(0, 1), unlabelled=more)
     base = dataclasses.replace(
         line.base, corpus=dataclasses.replace(line.base.corpus, filters=("exact_duplicates",)),
         packing=dataclasses.replace(line.base.packing, mixture=("source:pseudo=0:0.5,1:1.5",)),
