@@ -270,8 +270,10 @@ class LineRun:
         if is_new:
             brought = results.difference(setting, settings[0], primary, SCREEN) or {"outcome": NOT_COMPARABLE}
             diverged = [results.outcomes(name, SCREEN).get(DIVERGED, 0) for name in (settings[0], setting)]
-            if diverged[1] > diverged[0]:
-                brought = {"outcome": WORSE, "note": f"{diverged[1]} of {len(self.line.seeds)} seeds diverged"}
+            if diverged[0] != diverged[1]:
+                # a diverged seed ranks last
+                note = f"{diverged[1]} of {len(self.line.seeds)} seeds diverged, {diverged[0]} without the new data"
+                brought = {"outcome": WORSE if diverged[1] > diverged[0] else BETTER, "note": note}
         against: dict[str, Any] = {"outcome": "first round"}
         if last is not None:
             former = ResultTable(load_plan(self.runs / last["experiment"]))

@@ -13,6 +13,7 @@ from brine.data.config import EncodeConfig
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.tokenizer import train_tokenizer
 from brine.evals.suites.making.make import SuiteConfig, make_suite
+from brine.experiments.experiment import Seeds
 from brine.experiments.rounds import driver, teacher
 from brine.experiments.rounds.inputs import pin_inputs
 from brine.experiments.rounds.line import RoundLine
@@ -20,6 +21,7 @@ from brine.experiments.rounds.steps import RoundSteps
 from brine.inference.load import save_model
 from brine.model.transformer import Transformer
 from tests.experiments.rounds import line_run, tiny_line, write_images
+from tests.experiments.tiny import finish_trial
 
 
 @pytest.fixture
@@ -145,6 +147,22 @@ def test_new_feedback_is_what_a_round_brings(tmp_path, untrained):
     assert trained_on(runs, 3, "before") == one
     stored = read_jsonl(runs / ".store" / third["feedback"] / "manifest.jsonl")
     assert [each["id"] for each in stored] == ["i401", "i402", "i403", "i409", "i410"]
+
+
+@pytest.mark.parametrize(
+    ("with_words", "without", "outcome", "kept"),
+    [("diverged", "done", "worse", "01"), ("diverged", "diverged", "not comparable", "01"),
+     ("done", "diverged", "better", "02"), ("done", "done", "undecided", "02")],
+)  # fmt: skip
+def test_words_that_make_trainings_diverge_do_not_stay(tmp_path, make_plan, with_words, without, outcome, kept):
+    plan = make_plan(seeds=Seeds((0, 1)))
+    for trial in plan.trials:
+        ended = "done" if trial.seed == 0 else with_words if trial.setting == "02" else without
+        values = [1.0 + trial.seed, 2.0 if trial.setting == "01" else 2.1 - 0.2 * trial.seed]
+        finish_trial(plan, trial, {"bits_per_byte": values}, outcome=ended)
+    running = line_run("line", tiny_line(tmp_path), tmp_path / "runs")
+    found = running._compare(plan, None, is_new=True)
+    assert (found["brought"]["outcome"], found["setting"]) == (outcome, kept)
 
 
 def save(folder, line, *, seed):

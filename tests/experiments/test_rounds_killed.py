@@ -25,7 +25,7 @@ def made(runs, line="line"):
     found = {}
     for pattern in (f"{line}/round_*/*/*.json*", f"{line}/round_*/*/*/*.jsonl", ".store/words/*/*.json*"):
         found |= {str(path.relative_to(runs)): file_digest(path) for path in runs.glob(pattern) if "teacher" not in
-                  path.parts and path.name not in ("stage.json", "events.jsonl", "metrics.jsonl")}  # fmt: skip
+                  path.parts and path.name != "stage.json" and not path.name.startswith(".")}  # fmt: skip
     for name in ("audit/*/audit.json", "relabel/*/*.jsonl", "self_play/*/pool.jsonl", "large_baseline/*/model/*"):
         found |= {str(path.relative_to(runs)): file_digest(path) for path in runs.glob(f".store/{name}")}
     for path in runs.glob(f"{line}/round_*/round.json"):
