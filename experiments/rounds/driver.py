@@ -121,7 +121,9 @@ class LineRun:
         known_feedback = None if last is None else last.get("feedback")
         kept = None if known_feedback is None else self.steps.store.root / known_feedback
         before = self._sources(folder / "before", inputs, known, feedback=kept)
-        teacher, described = find_teacher(self.line, folder, lambda: self._train_small(folder, before, tokenizer))
+        teacher, described = None, None
+        if inputs.unlabelled is not None or self.line.self_play is not None:
+            teacher, described = find_teacher(self.line, folder, lambda: self._train_small(folder, before, tokenizer))
         self.after("teacher")
         pools, record = self._new_words(number, teacher, inputs, known, last)
         record |= {"teacher": described}
@@ -176,12 +178,14 @@ class LineRun:
         )  # fmt: skip
 
     def _new_words(
-        self, number: int, teacher: LoadedModel, inputs: RoundInputs, known: dict[str, list[str]],
+        self, number: int, teacher: LoadedModel | None, inputs: RoundInputs, known: dict[str, list[str]],
         last: dict[str, Any] | None,
     ) -> tuple[dict[str, list[str]], dict[str, Any]]:  # fmt: skip
         """The pools with what the teacher brings, and the record of it."""
         pools = {name: list(paths) for name, paths in known.items()}
         record: dict[str, Any] = {"round": number, "audit": None, "asked": None, "watch": {}, "collapsed": []}
+        if teacher is None:
+            return pools, record
         if inputs.unlabelled is not None:
             audit, audit_digest = self.steps.audit(teacher, inputs.words)
             self.after("audit")
@@ -274,18 +278,18 @@ class LineRun:
                 # a diverged seed ranks last
                 note = f"{diverged[1]} of {len(self.line.seeds)} seeds diverged, {diverged[0]} without the new data"
                 brought = {"outcome": WORSE if diverged[1] > diverged[0] else BETTER, "note": note}
+        # where the round made it worse, what it brought is left out, and the training without stands for the round
+        kept = settings[0] if brought["outcome"] in (WORSE, NOT_COMPARABLE) else setting
         against: dict[str, Any] = {"outcome": "first round"}
         if last is not None:
             former = ResultTable(load_plan(self.runs / last["experiment"]))
             sides = [
                 [result.measurement(trial, primary, SCREEN) for trial in result.trials_of(name, SCREEN)]
-                for result, name in ((results, setting), (former, last["setting"]))
+                for result, name in ((results, kept), (former, last["setting"]))
             ]
             against = {"outcome": NOT_COMPARABLE}
             if all(each is not None for side in sides for each in side) and len(sides[0]) == len(sides[1]):
                 against = seed_difference(*sides).to_dict()
-        # where the round made it worse, its words are left out, and what is compared later is the training without
-        kept = settings[0] if brought["outcome"] in (WORSE, NOT_COMPARABLE) else setting
         weights = [results.records[trial.name].get("weights") for trial in results.trials_of(kept, SCREEN)]
         return {
             "experiment": plan.name, "setting": kept, "primary": primary, "value": results.mean(kept, primary),

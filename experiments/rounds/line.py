@@ -60,8 +60,8 @@ class RoundLine:
     under them, since seeds that chose cannot confirm."""
     teacher: str | None = None
     """Model that labels and plays: "champion" (of `registry`; the small model until there is one), a run, a model
-    folder, or a digest of a model of the registry; None: the small model, trained anew in each round. It must not have
-    been trained on the audited words, or the audit measures memory."""
+    folder, or a digest of a model of the registry; None: the small model, trained anew in each round. A given one must
+    not have been trained on the audited words, or the audit measures memory."""
     pseudo_share: float = 0.4
     """Most targets that may be words of a model, of all."""
     audit: AuditConfig = field(default_factory=AuditConfig)
