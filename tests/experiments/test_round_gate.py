@@ -140,15 +140,17 @@ def test_seeds_that_chose_are_not_confirmed_with(tmp_path, confirm):
 
 @pytest.mark.acceptance
 def test_rounds_with_a_real_registry_and_suite(tmp_path, monkeypatch):
-    """First round: the first champion. Then new words: asked and answered. Killed between promotion and record."""
+    """First round: the first champion. Then it teaches, and users' words come: asked and answered. Killed between
+    promotion and record."""
     monkeypatch.setenv("BRINE_COMMIT", "0123456789ab")
     held_out = write_images(tmp_path / "held-out", count=240, first=1000, labelled=True, mark=7)
     config = SuiteConfig(per_cell=64, transcripts_per_cell=0, timing=False)
     suite = make_suite("colours", [held_out], config, root=tmp_path / "suites", workers=1)
     feedback = write_images(tmp_path / "feedback", count=4, first=400, labelled=True, mark=9)
     registry = tmp_path / "registry"
+    more = write_images(tmp_path / "others", count=20, first=100, labelled=False, mark=5)
     line = tiny_line(
-        tmp_path, suite=str(suite.folder), registry=registry, seeds=(0, 1), feedback=feedback, unlabelled=None
+        tmp_path, suite=str(suite.folder), registry=registry, feedback=feedback, unlabelled=more, teacher="champion"
     )
     runs = tmp_path / "runs"
 
@@ -161,9 +163,12 @@ def test_rounds_with_a_real_registry_and_suite(tmp_path, monkeypatch):
     promoted = Registry(registry).champion
     (first,) = line_run("line", line, runs).run(1)
     assert first["gate"]["outcome"] == "first" and first["gate"]["promoted"] == promoted
+    assert first["teacher"]["name"] == "small"
     write_images(tmp_path / "feedback", count=60, first=400, labelled=True, mark=9)
     _, second = line_run("line", line, runs).run(2)
-    print(second["gate"])
+    print(second["gate"], second["data"])
+    assert second["teacher"] == {"name": "champion", "weights": promoted}
+    assert not (runs / "line/round_02/teacher").exists()
     assert second["data"]["02"]["documents"]["feedback"] > second["data"]["01"]["documents"]["feedback"]
     assert second["gate"]["outcome"] in ("better", "undecided", "refused", "not better")
     entries = Registry(registry).log.scan().entries
