@@ -86,10 +86,10 @@ class RoundSteps:
     def adopt_feedback(self, path: Path, *, held_out: frozenset[str], rejected: Iterable[str]) -> Path | None:
         """A folder with a native manifest of the feedback that may be trained on: none that shares its content, prompt
         or media with a held-out case, and none whose content is among the rejected. None where nothing is left."""
-        source, left_out = open_source(path, max_file_mib=self.line.base.corpus.encode.max_file_mib), set(rejected)
+        source, excluded = open_source(path, max_file_mib=self.line.base.corpus.encode.max_file_mib), set(rejected)
         inputs = {
             "documents": self.source_digest(source), "held_out": digest(sorted(held_out)),
-            "rejected": digest(sorted(left_out)),
+            "rejected": digest(sorted(excluded)),
         }  # fmt: skip
         key = store_key({}, inputs, revision=FEEDBACK_REVISION)
 
@@ -101,7 +101,7 @@ class RoundSteps:
                         continue
                     if hasher.is_held_out(document, held_out):
                         count["shares_held_out"] += 1
-                    elif hasher.content(document) in left_out:
+                    elif hasher.content(document) in excluded:
                         count["rejected"] += 1
                     else:
                         adopted = hasher.adopt(document, folder, link=False)
