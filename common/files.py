@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -118,6 +119,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
     write_text(path, json.dumps(to_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file, flushed, whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    shutil.copyfile(source, temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link to a file, or a copy where its file system cannot link; whole or absent."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), temporary)
+    except OSError:
+        copy_whole(source, target)
+        return
+    os.replace(temporary, target)
+    # renaming one link of a file over another does nothing
+    temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any | None:

@@ -19,7 +19,7 @@ from brine.common.command_line import command, parse
 from brine.common.files import differences
 from brine.common.tables import as_text, table
 from brine.experiments import batch
-from brine.experiments.engines.engine import open_engine
+from brine.experiments.engines.options import EngineOptions
 from brine.experiments.planning.freeze import find_experiment, freeze
 from brine.experiments.planning.plan import PLAN_FILE, ExperimentPlan, load_plan
 from brine.experiments.planning.settings import parse_recipe, recipe_digest
@@ -76,54 +76,28 @@ class ExperimentPlanRequest(ExperimentRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentRunRequest(ExperimentPlanRequest):
+class ExperimentRunRequest(EngineOptions, ExperimentPlanRequest):
     """Run the trials of an experiment, planning it first where it has no plan; the same command continues after Ctrl-C
     or a kill."""
 
-    engine: str = "local"
-    """What distributes the trials: "local" (processes on this machine), "slurm" (submitit) or "ray"."""
-    workers: int | None = None
-    """Trials at once; 1 on this machine, as many as the engine takes elsewhere, if not given."""
-    partition: str | None = None
-    """SLURM's partition."""
-    hours: float = 24.0
-    """Hours of one SLURM job; a trial that needs more is requeued from its checkpoint."""
-    slurm: tuple[str, ...] = ()
-    """Further parameters of sbatch, such as account=mine qos=low."""
-    address: str = "auto"
-    """Address of the Ray cluster; "local" starts one on this machine."""
     tracker: str | None = None
     """Sink that also takes the metrics, such as "tensorboard"."""
 
     def run(self) -> None:
         """Run, then print the table. Raises ValueError for a wrong request or trials that failed."""
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: give 1 or more")
+        open_engine = self.engine_opener()
         if self.tracker is not None:
             require_sink(self.tracker)
-        options = self.options()
         plan = self.plan() if (self.folder() / PLAN_FILE).is_file() and self.name is None else self.freeze()
-        engine = open_engine(self.engine, folder=plan.folder, workers=self.workers, options=options)
-        running = batch.BatchRun(plan, engine, engine_name=self.engine, tracker=self.tracker, display=LiveTable())
+        running = batch.BatchRun(
+            plan, open_engine(plan.folder), engine_name=self.engine, tracker=self.tracker, display=LiveTable()
+        )
         try:
             running.run()
         except batch.TrialsFailedError:
             show_table(running.plan, tracker=self.tracker)
             raise
         show_table(running.plan, tracker=self.tracker)
-
-    def options(self) -> dict[str, Any]:
-        """The engine's options. Raises ValueError for one that cannot be."""
-        if self.engine == "ray":
-            return {"address": self.address}
-        if self.engine != "slurm":
-            return {}
-        if self.hours <= 0:
-            raise ValueError(f"--hours {self.hours:g}: give a number above 0")
-        pairs = [each.partition("=") for each in self.slurm]
-        if wrong := [each for each in self.slurm if "=" not in each]:
-            raise ValueError(f"--slurm {wrong[0]}: give name=value, such as account=mine")
-        return {"partition": self.partition, "hours": self.hours, "more": {name: value for name, _, value in pairs}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,22 +16,16 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from brine.common.files import file_digest, sync_folder
+from brine.common.files import file_digest, link_or_copy, sync_folder
 from brine.inference.registered import CONFIG, TOKENIZER, WEIGHTS
 
 MODEL_FILES = (CONFIG, WEIGHTS, TOKENIZER)
 CARD_FILE, RECIPE_FILE, RECORD_FILE = "card.json", "recipe.json", "record.json"
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """A read-only hard link to a file, or a flushed copy where its file system cannot link."""
-    source = source.resolve()
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-        with open(target, "rb") as file:
-            os.fsync(file.fileno())
+def link_read_only(source: Path, target: Path) -> None:
+    """A read-only hard link to a file, or a copy where its file system cannot link."""
+    link_or_copy(source, target)
     take_write_bits(target)
 
 

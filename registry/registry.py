@@ -34,7 +34,7 @@ from brine.registry.model_files import (
     RECIPE_FILE,
     RECORD_FILE,
     digests_of,
-    link_or_copy,
+    link_read_only,
     place_folder,
     take_write_bits,
 )
@@ -145,7 +145,7 @@ class Registry:
             (folder / "model").mkdir()
             (folder / "measured").mkdir()
             for name in MODEL_FILES:
-                link_or_copy(source / name, folder / "model" / name)
+                link_read_only(source / name, folder / "model" / name)
 
         with self._locked(f"adding {model[:12]}"):
             if model in self.history.added:

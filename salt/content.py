@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 
-from brine.common.files import file_digest
+from brine.common.files import copy_whole, file_digest, link_or_copy
 from brine.data.document import Document, Part, Text, part_to_json
 from brine.data.files.archive import open_media
 from brine.data.files.extensions import extension_of
@@ -65,11 +63,15 @@ class ContentHasher:
         fields = {name: value for name, value in part_to_json(part).items() if name != "role"}
         return fields if isinstance(part, Text) else fields | {fields["type"]: self.media_digest(part.path)}
 
-    def adopt(self, document: Document, folder: Path) -> Document:
-        """The document with its media linked below `folder`, as media/AB/DIGEST.EXTENSION."""
-        return dataclasses.replace(document, parts=tuple(self._adopted(part, Path(folder)) for part in document.parts))
+    def adopt(self, document: Document, folder: Path, *, link: bool = True) -> Document:
+        """The document with its media below `folder`, as media/AB/DIGEST.EXTENSION. link: as hard links where possible,
+        for files that nobody edits; else as copies."""
+        place = link_or_copy if link else copy_whole
+        return dataclasses.replace(
+            document, parts=tuple(self._adopted(part, Path(folder), place) for part in document.parts)
+        )
 
-    def _adopted(self, part: Part, folder: Path) -> Part:
+    def _adopted(self, part: Part, folder: Path, place: Callable[[Path, Path], None]) -> Part:
         if isinstance(part, Text):
             return part
         name = self.media_digest(part.path)
@@ -78,21 +80,8 @@ class ContentHasher:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_media(self.root, part.path, max_file_mib=self.max_file_mib) as file:
-                link_or_copy(file, target)
+                place(file, target)
         return dataclasses.replace(part, path=path)
-
-
-def link_or_copy(file: Path, target: Path) -> None:
-    """A hard link to a file, or a copy where there can be none; whole or absent."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file.resolve(), temporary)
-    except OSError:
-        shutil.copyfile(file, temporary)
-    os.replace(temporary, target)
-    # renaming one link of a file over another does nothing
-    temporary.unlink(missing_ok=True)
 
 
 def hash_order(digest: str, purpose: str) -> str:

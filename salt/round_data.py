@@ -49,6 +49,8 @@ class DataPool:
     """Consent class of the source; "pseudo" for words of a model."""
     weight: float = 1.0
     """How often its documents are seen."""
+    sampling: float = 1.0
+    """By which a mixture multiplies the weight in the mean over a training; it counts in the cap alone."""
     num_targets: int | None = None
     """Target tokens of its training documents, to save counting them; ignored for words of a model."""
 
@@ -57,6 +59,13 @@ class DataPool:
             raise ValueError(f"the pool's name {self.name!r} must be of letters, digits, - and _")
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"the weight {self.weight} of the pool {self.name} must be positive: leave the pool out")
+        if not (math.isfinite(self.sampling) and self.sampling >= 0):
+            raise ValueError(f"the sampling {self.sampling} of the pool {self.name} must not be negative")
+
+    @property
+    def counted_weight(self) -> float:
+        """What one of its targets counts in the cap."""
+        return self.weight * self.sampling
 
     @property
     def is_pseudo(self) -> bool:
@@ -105,13 +114,13 @@ def round_sources(
         pool.name: count_targets(pool.path, tokenizer) if pool.num_targets is None else pool.num_targets
         for pool in pools if not pool.is_pseudo
     }  # fmt: skip
-    real = math.fsum(pool.weight * targets[pool.name] for pool in pools if not pool.is_pseudo)
+    real = math.fsum(pool.counted_weight * targets[pool.name] for pool in pools if not pool.is_pseudo)
     limit = max_pseudo_targets(real, pseudo_share)
     known = {pool.name: _usable(pool, before_round, held_out) for pool in pools if pool.is_pseudo}
-    chosen = _choose(known, {pool.name: pool.weight for pool in pools}, limit)
+    chosen = _choose(known, {pool.name: pool.counted_weight for pool in pools}, limit)
     sources, records = [], {}
     for pool in pools:
-        path, record = Path(pool.path), {"consent": pool.consent, "weight": pool.weight}
+        path, record = Path(pool.path), {"consent": pool.consent, "weight": pool.weight, "sampling": pool.sampling}
         if pool.is_pseudo:
             entries, root = chosen[pool.name], path if path.is_dir() else path.parent
             targets[pool.name] = sum(entry.num_targets for entry in entries)
@@ -121,7 +130,7 @@ def round_sources(
         records[pool.name] = record | {"num_targets": targets[pool.name]}
         if targets[pool.name] or not pool.is_pseudo:
             sources.append(RoundSource(pool.name, path, pool.weight, pool.consent, targets[pool.name]))
-    pseudo = math.fsum(pool.weight * targets[pool.name] for pool in pools if pool.is_pseudo)
+    pseudo = math.fsum(pool.counted_weight * targets[pool.name] for pool in pools if pool.is_pseudo)
     found = {
         "pools": records, "real_targets": real, "pseudo_targets": pseudo, "max_pseudo_targets": limit,
         "pseudo_share": pseudo_share, "share": pseudo / (pseudo + real) if pseudo else 0.0,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from brine.common.tables import as_text, table
-from brine.experiments.engines.engine import open_engine
+from brine.experiments.engines.options import EngineOptions
 from brine.experiments.rounds.driver import LineRun
 from brine.experiments.rounds.line import RoundLine
 from brine.recipes.registry import find_function
@@ -21,9 +21,10 @@ GROUP = "brine.rounds"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundRequest:
+class RoundRequest(EngineOptions):
     """Run rounds of a line: train the small model, audit and label, train the large one with and without the new words,
-    compare with the last round, ask the gate. The same command continues after a kill."""
+    compare with the last round, ask the gate. The same command continues after a kill. The engine distributes the
+    trainings of large models; the small one is trained, and labels, in this process."""
 
     line: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LINE")]
     """Path of a Python file with a function that returns a `RoundLine`, or an entry point `brine.rounds`."""
@@ -33,17 +34,16 @@ class RoundRequest:
     """Name of the line's folder; that of the function or file if not given."""
     runs: Path = Path("runs")
     """Folder that holds the runs."""
-    workers: int = 1
-    """Trainings at once."""
 
     def run(self) -> None:
         """Run, then print a table and one JSON object. Raises ValueError for a wrong request."""
-        if self.rounds < 1 or self.workers < 1:
-            raise ValueError(f"--rounds {self.rounds} --workers {self.workers}: give 1 or more")
+        if self.rounds < 1:
+            raise ValueError(f"--rounds {self.rounds}: give 1 or more")
+        open_engine = self.engine_opener()
         name, line = find_line(self.line)
         running = LineRun(
             self.name or (Path(self.line).stem if self.line.endswith(".py") else name), line, runs=self.runs,
-            open_engine=lambda folder: open_engine("local", folder=folder, workers=self.workers, options={}),
+            open_engine=open_engine, engine_name=self.engine,
         )  # fmt: skip
         found = running.run(self.rounds)
         print(format_rounds(found))

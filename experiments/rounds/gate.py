@@ -1,38 +1,94 @@
-"""The gate at the end of a round: its models join the registry, are measured, and may become the champion."""
+"""The gate at the end of a round: its models join the registry, are measured, and may become the champion.
+
+The models are those of the confirmation seeds: the seeds that chose between the arms of a round have done so because
+they did well, and are never what the gate counts. A question is asked once: one that the registry's log answers, for
+the same models, suite and champion, is not asked again, be it that a kill came before the round's record or that
+nothing has changed since an earlier round.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brine.experiments.planning.plan import SCREEN, ExperimentPlan
+from brine.common.files import read_json, write_json
+from brine.experiments.planning.plan import CONFIRM, ExperimentPlan
 from brine.experiments.rounds.line import RoundLine
 from brine.experiments.table import ResultTable
+from brine.experiments.trials.ending import FINISHED
 from brine.registry.cli.suite_access import measure_model, open_suite
+from brine.registry.measured import SuiteInfo
 from brine.registry.registry import Registry
+from brine.training.runtime import resolve_runtime
+
+ASKED_FILE = "asked.json"
+"""In the round's folder `gate`: the models, and the lines that the log had before they were asked about."""
 
 
-def ask_gate(line: RoundLine, plan: ExperimentPlan, setting: str, *, folder: Path) -> dict[str, Any] | None:
+def ask_gate(
+    line: RoundLine, plan: ExperimentPlan, setting: str, *, suite: Path, folder: Path
+) -> dict[str, Any] | None:
     """Ask the gate of a line's registry whether a setting of a round may become the champion; None without a registry.
 
-    Trainings that are the champion's own leave it as it is. Raises ValueError for what cannot be asked.
+    suite: its folder. folder: the round's. Raises ValueError for what cannot be asked.
     """
-    if line.registry is None or line.suite is None:
+    if line.registry is None:
         return None
-    registry, suite = Registry(line.registry), open_suite(line.suite)
-    models = []
-    for trial in ResultTable(plan).trials_of(setting, SCREEN):
-        models.append(registry.add(plan.trial_folder(trial)))
+    results = ResultTable(plan)
+    trials = results.trials_of(setting, CONFIRM)
+    if ended := [
+        f"{trial.name} is {outcome}"
+        for trial in trials
+        if (outcome := results.records.get(trial.name, {}).get("outcome", "not finished")) != FINISHED
+    ]:
+        return {"outcome": "not asked", "promoted": None, "reasons": ended}
+    registry, opened = Registry(line.registry), open_suite(str(suite))
+    models = [registry.add(plan.trial_folder(trial)) for trial in trials]
+    asked = read_json(folder / "gate" / ASKED_FILE)
+    if not isinstance(asked, dict) or asked.get("models") != models:
+        asked = {"models": models, "lines": len(registry.log.scan().entries)}
+        (folder / "gate").mkdir(exist_ok=True)
+        write_json(folder / "gate" / ASKED_FILE, asked)
+    if (known := _known_answer(registry, models, opened, lines=asked["lines"])) is not None:
+        return known
+    runtime = resolve_runtime(line.base.runtime)
+    others = registry.history.seeds.get(registry.champion, ()) if registry.champion else ()
+    for model in dict.fromkeys([*models, *others]):
+        out = folder / "gate" / model[:16]
+        measure_model(
+            registry.folder_of(model), opened, out, device=runtime.device, compute_dtype=runtime.compute_dtype
+        )
+        registry.measure(model, out, opened)
+    promotion = registry.promote(models, opened)
+    answer = promotion.answer
+    return _said(models, answer.outcome, promotion.model, answer.reasons)
+
+
+def _known_answer(registry: Registry, models: Sequence[str], suite: SuiteInfo, *, lines: int) -> dict[str, Any] | None:
+    """What the log says about these models; None for a question that was not asked. lines: those that the log had when
+    this round came to its gate."""
+    entries = registry.log.scan().entries
+    promoted = {tuple(sorted(entry["seeds"])): entry for entry in entries[lines:] if entry["event"] == "promote"}
+    mine = [
+        (number, entry)
+        for number, entry in enumerate(entries)
+        if entry["event"] == "gate"
+        and sorted(entry["models"]) == sorted(models)
+        and entry["suite"]["digest"] == suite.digest
+    ]
+    promotion: Mapping[str, Any] | None = promoted.get(tuple(sorted(models)))
+    if mine and promotion is not None:
+        entry = mine[-1][1]
+        return _said(models, entry["outcome"], promotion["model"], entry["reasons"])
     if registry.champion in models:
-        return {"outcome": "undecided", "champion": registry.champion, "note": "these are the champion's own trainings"}
-    for number, model in enumerate(models):
-        out = folder / "gate" / f"{number:02d}"
-        measure_model(registry.folder_of(model), suite, out, device="cpu", compute_dtype=None)
-        registry.measure(model, out, suite)
-    promotion = registry.promote(models, suite)
-    return {
-        "outcome": promotion.answer.outcome,
-        "promoted": promotion.model,
-        "champion": registry.champion,
-        "reasons": list(promotion.answer.reasons),
-    }
+        return {"outcome": "undecided", "promoted": None, "models": list(models),
+                "reasons": ["these are the champion's own trainings"]}  # fmt: skip
+    if mine and (entry := mine[-1][1])["champion"] == registry.champion and not entry["passed"]:
+        note = {} if mine[-1][0] >= lines else {"note": f"asked before, in line {entry['line']} of the registry's log"}
+        return _said(models, entry["outcome"], None, entry["reasons"]) | note
+    return None
+
+
+def _said(models: Sequence[str], outcome: str, promoted: str | None, reasons: Sequence[str]) -> dict[str, Any]:
+    return {"outcome": outcome, "promoted": promoted, "models": list(models), "reasons": list(reasons)}

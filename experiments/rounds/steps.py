@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from brine.salt.relabel import relabel
 from brine.salt.self_play.play import self_play
 from brine.salt.self_play.source_text import SourceText
 
-WORDS_REVISION = LABEL_REVISION = AUDIT_REVISION = PLAY_REVISION = 1
+WORDS_REVISION = FEEDBACK_REVISION = LABEL_REVISION = AUDIT_REVISION = PLAY_REVISION = 1
 """Raised where a step makes other bytes of the same inputs."""
 OWN_SUITE, OWN_CASES = "held-out", 256
 """Name of the suite that a line makes of its own words, and its cases of each kind, level and part."""
@@ -72,7 +72,9 @@ class RoundSteps:
                 documents = audited_split(documents, hasher, self.line.audit)
             with replacing(folder / MANIFEST) as file:
                 for document in documents:
-                    file.write(json.dumps(hasher.adopt(document, folder).to_json(), ensure_ascii=False) + "\n")
+                    # copies: whoever owns the documents may edit theirs
+                    adopted = hasher.adopt(document, folder, link=False)
+                    file.write(json.dumps(adopted.to_json(), ensure_ascii=False) + "\n")
                     count += 1
             if held_out:
                 texts = iter_texts(open_source(folder / MANIFEST).documents())
@@ -80,6 +82,45 @@ class RoundSteps:
             return {"documents": count}
 
         return self.store.get_or_build(stage, key, build)
+
+    def adopt_feedback(self, path: Path, *, held_out: frozenset[str], rejected: Iterable[str]) -> Path | None:
+        """A folder with a native manifest of the feedback that may be trained on: none that shares its content, prompt
+        or media with a held-out case, and none whose content is among the rejected. None where nothing is left."""
+        source, excluded = open_source(path, max_file_mib=self.line.base.corpus.encode.max_file_mib), set(rejected)
+        inputs = {
+            "documents": self.source_digest(source), "held_out": digest(sorted(held_out)),
+            "rejected": digest(sorted(excluded)),
+        }  # fmt: skip
+        key = store_key({}, inputs, revision=FEEDBACK_REVISION)
+
+        def build(folder: Path) -> dict[str, int]:
+            hasher, count = ContentHasher(source.root), Counter(documents=0, shares_held_out=0, rejected=0)
+            with replacing(folder / MANIFEST) as file:
+                for document in source.documents():
+                    if not isinstance(document, Document):
+                        continue
+                    if hasher.is_held_out(document, held_out):
+                        count["shares_held_out"] += 1
+                    elif hasher.content(document) in excluded:
+                        count["rejected"] += 1
+                    else:
+                        adopted = hasher.adopt(document, folder, link=False)
+                        file.write(json.dumps(adopted.to_json(), ensure_ascii=False) + "\n")
+                        count["documents"] += 1
+            return dict(count)
+
+        folder = self.store.get_or_build("feedback", key, build)
+        return folder if self.store.result(folder)["documents"] else None
+
+    @staticmethod
+    def contents(folder: Path | None) -> set[str]:
+        """Digests of the documents of an adopted folder."""
+        if folder is None:
+            return set()
+        hasher = ContentHasher(folder)
+        return {
+            hasher.content(item) for item in open_source(folder / MANIFEST).documents() if isinstance(item, Document)
+        }
 
     def suite(self, words: Path, folder: Path) -> Suite:
         """The suite of the line: the one that is given, or the held-out documents of the words, kept in `folder`."""

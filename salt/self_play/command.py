@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from brine.common.command_line import command, parse
+from brine.common.files import file_digest, read_json
 from brine.data.corpus.readers import read_manifest
 from brine.data.document import Document
 from brine.inference.load import load
@@ -18,6 +19,9 @@ from brine.salt.content import ContentHasher
 from brine.salt.self_play.config import SelfPlayConfig
 from brine.salt.self_play.play import self_play, table_of
 from brine.salt.self_play.source_text import SourceText
+
+SUITES_ROOT = Path("runs") / "suites"
+"""Where suites are that are given by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ class SelfPlayRequest(ComputeOptions):
     earlier: tuple[Path, ...] = ()
     """Folders of earlier rounds, the first round first: their documents are not made again."""
     held_out: tuple[Path, ...] = ()
-    """Manifests of held-out cases: nothing that shares their content, prompts or media is kept."""
+    """Held-out cases, as manifests or as suites (folders, or NAME@VERSION in runs/suites): nothing that shares their
+    content, prompts or media is kept."""
 
     def run(self) -> None:
         """Print a table and one JSON object. Raises ValueError for a mistake in the request."""
@@ -54,17 +59,33 @@ class SelfPlayRequest(ComputeOptions):
         print(json.dumps({"manifest": str(self.out / "pool.jsonl"), **said}))
 
 
-def held_out_digests(manifests: Iterable[Path]) -> frozenset[str]:
-    """What the documents of some manifests are known by (`ContentHasher.identities`), of all their splits."""
+def held_out_digests(given: Iterable[Path]) -> frozenset[str]:
+    """What the documents of some manifests and suites are known by (`ContentHasher.identities`), of all their splits.
+
+    Raises ValueError for one that cannot be read, and for a suite whose cases were changed."""
     found: set[str] = set()
-    for path in manifests:
-        hasher = ContentHasher(Path(path).parent)
+    for path in map(_manifest_of, given):
+        hasher = ContentHasher(path.parent)
         for item in read_manifest(path):
             if not isinstance(item, Document):
                 name = item.id or "a document"
                 raise ValueError(f"{path}: {name} cannot be held out, since it cannot be read: {item.reason}")
             found |= hasher.identities(item)
     return frozenset(found)
+
+
+def _manifest_of(path: Path) -> Path:
+    """A manifest as it is; of a suite its cases, which are native documents."""
+    folder = SUITES_ROOT / path if "@" in path.name and not path.exists() else path
+    if not folder.is_dir():
+        return path
+    info, cases = read_json(folder / "suite.json"), folder / "cases.jsonl"
+    recorded = (info.get("files") or {}).get(cases.name) if isinstance(info, dict) else None
+    if recorded is None or not cases.is_file():
+        raise ValueError(f"{folder} is no suite: give a manifest, or a folder that `brine suite make` made")
+    if file_digest(cases) != recorded:
+        raise ValueError(f"{cases} was changed: it is not the file that the suite was made with; copy it again")
+    return cases
 
 
 main = command(

@@ -23,13 +23,15 @@ from brine.training.config import RuntimeConfig
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 
 
-def write_images(folder: Path, *, count: int, first: int, labelled: bool) -> Path:
-    """A manifest of images; every fifth labelled one is held out."""
+def write_images(folder: Path, *, count: int, first: int, labelled: bool, mark: int = 0) -> Path:
+    """A manifest of images; every fifth labelled one is held out. mark: makes each image another than all others."""
     (folder / "media").mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(first, first + count):
         name = sorted(COLOURS)[number % 2]
         shade = np.full((16, 16, 3), COLOURS[name], np.uint8) + np.uint8(number % 30)
+        if mark:
+            shade[0, 0] = (mark, number // 256, number % 256)
         Image.fromarray(shade).save(folder / "media" / f"{number}.png")
         content: list[dict] = [{"type": "image", "image": f"media/{number}.png"}]
         content += [{"type": "text", "text": name}] if labelled else []
@@ -70,3 +72,14 @@ def tiny_line(folder: Path, **changes) -> RoundLine:
 def line_run(name: str, line: RoundLine, runs: Path, *, workers: int = 2, **options) -> LineRun:
     """A call that runs a line on this machine."""
     return LineRun(name, line, runs=runs, open_engine=lambda folder: LocalPool(workers), **options)
+
+
+def write_line(path: Path, folder: Path, *, more: str = "") -> Path:
+    """A file with the tiny line, as a user would write it. more: arguments of `tiny_line`."""
+    text = (
+        "from pathlib import Path\nfrom tests.experiments.rounds import *\n"
+        "from brine.salt.self_play.config import SelfPlayConfig\n\n\n"
+        f"def {path.stem}():\n    return tiny_line(Path({str(folder)!r}){', ' + more if more else ''})\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -31,6 +31,14 @@ def test_a_plan_holds_every_trial_as_a_whole_recipe(make_plan, source):
     assert json.loads((plan.folder / "plan.json").read_text())["expects"] == "bits per byte fall a little"
 
 
+def test_a_schedule_of_the_mixture_is_an_axis(make_plan):
+    """Of kinds and of sources, constant or over the training."""
+    schedules = [(), ("kind:text=0:0.5,1:2",), ("source:base=0.5",)]
+    plan = make_plan(axes=Grid({"packing.mixture": schedules}))
+    assert [trial.recipe["packing"]["mixture"] for trial in plan.trials] == [list(each) for each in schedules]
+    assert len({trial.digest for trial in plan.trials}) == 3
+
+
 def test_an_equal_plan_is_kept_and_another_refused(make_plan):
     plan = make_plan()
     before = {path: path.read_bytes() for path in plan.folder.iterdir() if path.is_file()}

@@ -77,6 +77,18 @@ def test_weights_count(pools, tokenizer, tmp_path):
     assert 0 < 3 * sources[1].num_targets <= 0.3 * (base + 3 * sources[1].num_targets)
 
 
+def test_what_a_mixture_samples_more_often_counts_more(pools, tokenizer, tmp_path):
+    """The weight of the source stays what it is."""
+    often = (pools[0], DataPool("pseudo", pools[1].path, "pseudo", weight=1.5, sampling=2.0))
+    sources = round_sources(often, tmp_path / "round", pseudo_share=0.3, tokenizer=tokenizer)
+    heavy = (pools[0], DataPool("pseudo", pools[1].path, "pseudo", weight=3.0))
+    same = round_sources(heavy, tmp_path / "same", pseudo_share=0.3, tokenizer=tokenizer)
+    assert sources[1].num_targets == same[1].num_targets and sources[1].weight == 1.5
+    never = (pools[0], DataPool("pseudo", pools[1].path, "pseudo", sampling=0.0))
+    found = round_sources(never, tmp_path / "never", pseudo_share=0.0, tokenizer=tokenizer)
+    assert len(chosen_of(found[1])) == 60
+
+
 def test_share_of_nothing_and_a_known_size(pools, tokenizer, tmp_path):
     known = (DataPool("base", pools[0].path, "own", num_targets=10**9), *pools[1:])
     sources = round_sources(known, tmp_path / "all", pseudo_share=0.4, tokenizer=tokenizer)
@@ -104,6 +116,6 @@ def test_held_out_content_never_enters(pools, tokenizer, tmp_path):
 def test_wrong_pools(pools, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="two pools are called base"):
         round_sources((pools[0], pools[0]), tmp_path, pseudo_share=0.1, tokenizer=tokenizer)
-    for settings in ({"name": "../x"}, {"name": ""}, {"weight": 0.0}, {"weight": float("nan")}):
+    for settings in ({"name": "../x"}, {"name": ""}, {"weight": 0.0}, {"weight": float("nan")}, {"sampling": -1.0}):
         with pytest.raises(ValueError, match="pool"):
             DataPool(**{"name": "base", "path": tmp_path} | settings)

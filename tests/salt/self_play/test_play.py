@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from brine.common.files import read_jsonl
 from brine.data.config import EncodeConfig
@@ -19,6 +21,7 @@ from brine.data.corpus.readers import read_manifest
 from brine.data.document import Document, Text, media_paths
 from brine.data.files.source_files import read_source
 from brine.data.tokenizer import train_tokenizer
+from brine.evals.suites.making.make import SuiteConfig, make_suite
 from brine.inference.load import load, save_model
 from brine.model.config import ModelConfig
 from brine.model.transformer import Transformer
@@ -177,6 +180,34 @@ def test_held_out_cases_never_become_documents(scripted, loaded, source, tmp_pat
     (tmp_path / "cases.jsonl").write_text('{"id": 7, "content": []}\n')
     with pytest.raises(ValueError, match="cannot be held out"):
         held_out_digests([tmp_path / "cases.jsonl"])
+
+
+def test_a_suite_is_held_out_as_its_cases_are(tmp_path, monkeypatch):
+    colours = ("red", "green", "blue", "white", "black", "pink")
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (16, 8), colour).save(tmp_path / f"{number}.png")
+    lines = [
+        {
+            "id": f"i{n}",
+            "split": "test",
+            "content": [{"type": "image", "image": f"{n}.png"}, {"type": "text", "text": c}],
+        }
+        for n, c in enumerate(colours)
+    ]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = SuiteConfig(transcripts_per_cell=0, timing=False)
+    suite = make_suite("colours", [tmp_path / "manifest.jsonl"], config, root=tmp_path / "runs/suites", workers=1)
+    found = held_out_digests([suite.folder])
+    # media by their hash, whatever their path is
+    assert found == held_out_digests([tmp_path / "manifest.jsonl"]) and len(found) == 3 * len(colours)
+    monkeypatch.chdir(tmp_path)
+    assert held_out_digests([Path("colours@1")]) == found
+    with pytest.raises(ValueError, match="is no suite: give a manifest"):
+        held_out_digests([tmp_path / "runs"])
+    (suite.folder / "cases.jsonl").chmod(0o644)
+    (suite.folder / "cases.jsonl").write_text("")
+    with pytest.raises(ValueError, match="was changed"):
+        held_out_digests([suite.folder])
 
 
 def test_what_earlier_rounds_have_is_not_made_again(scripted, loaded, source, tmp_path):
