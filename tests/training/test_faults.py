@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from brine.training.checkpoint.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
+from tests.forked import forks
 from tests.paths import ROOT
 from tests.training.fault_run import ranks
 from tests.training.tiny_run import (
@@ -50,7 +50,7 @@ def free_port() -> int:
 def two_ranks(tmp_path_factory) -> Path:
     """A NaN on one of two ranks, and then a rank that hangs."""
     folder = tmp_path_factory.mktemp("two")
-    context = mp.get_context("spawn")
+    context = forks()
     port = free_port()
     processes = [context.Process(target=ranks, args=(rank, port, str(folder), 15.0)) for rank in range(2)]
     for process in processes:
@@ -98,6 +98,7 @@ def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
 
 FULL = """
 import resource, signal, sys
+from tests.forked import forks
 from tests.paths import ROOT
 from tests.training.tiny_run import tiny_train, until_written
 from brine.training.checkpoint.checkpoint import CheckpointError
