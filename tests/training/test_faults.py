@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from brine.training.checkpoint.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
-from tests.forked import forks
+from tests.forked import Command, forks
 from tests.paths import ROOT
 from tests.training.fault_run import ranks
 from tests.training.tiny_run import (
@@ -117,12 +117,10 @@ except CheckpointError as error:
 
 
 def test_full_disk_costs_no_checkpoint(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, tmp_path / "run"], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "the checkpoint of step 8 could not be written" in done.stdout and "free some space" in done.stdout
+    process = Command(["-c", FULL, str(tmp_path / "run")], errors_apart=True)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors[-3000:]
+    assert "the checkpoint of step 8 could not be written" in said and "free some space" in said
     assert [one.step for one in list_checkpoints(tmp_path / "run" / "checkpoints")] == [0, 4]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
     tiny_train(tmp_path / "run")
