@@ -1,16 +1,7 @@
-"""What the resume tests compare, hashes of global rows, and a rank that can be stopped in any way.
-
-    python resume_worker.py '{"corpus", "plan", "decoding", "rank", "world_size", "global_batch_size", "start_sequence",
-                              "num_workers", "transform"}'
-
-prints one JSON line a step, {"state", "rows": {row: hash}}, and before each it waits for a line on its input.
-"""
+"""What the resume tests compare, hashes of global rows, and a rank that can be stopped in any way."""
 
 import dataclasses
 import hashlib
-import json
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +76,11 @@ def alive(pid: int) -> bool:
         return False
 
 
-def main() -> None:
-    """A rank; see the module."""
-    asked = json.loads(sys.argv[1])
+def serve(connection, asked: dict) -> None:
+    """A rank in a process of its own: (state, {row: hash}) of a step for each word that it receives.
+
+    asked: corpus, plan, decoding, rank, world_size, global_batch_size, start_sequence, num_workers, transform.
+    """
     torch.set_num_threads(1)
     loader = Loader(
         open_corpus(asked["corpus"], decoding=asked["decoding"]),
@@ -100,9 +93,5 @@ def main() -> None:
         transform=Speckle(asked["transform"]),
     )
     for batch in loader:
-        sys.stdin.readline()
-        print(json.dumps({"state": loader.state, "rows": row_hashes(batch), "pid": os.getpid()}), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        connection.recv()
+        connection.send((loader.state, row_hashes(batch)))

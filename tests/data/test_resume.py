@@ -1,11 +1,6 @@
 """Stopping and resuming: whatever the ranks, workers and corpus, the same global rows, bit for bit."""
 
 import itertools
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +8,8 @@ import pytest
 
 from brine.data.loader import Loader
 from brine.data.packing.plan import PackingPlan
-from tests.data.resume_worker import Speckle, alive, descendants, open_corpus, row_hashes
-from tests.paths import ROOT
+from tests.data.resume_worker import Speckle, alive, descendants, open_corpus, row_hashes, serve
+from tests.forked import forks
 
 pytestmark = pytest.mark.slow
 
@@ -114,32 +109,28 @@ class _Ranks:
             "num_workers": num_workers,
             "transform": SEED,
         }
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.data.resume_worker", json.dumps(asked | {"rank": rank})],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-            for rank in range(world_size)
-        ]
+        self.processes, self.connections = [], []
+        for rank in range(world_size):
+            ours, theirs = forks().Pipe()
+            process = forks().Process(target=serve, args=(theirs, asked | {"rank": rank}))
+            process.start()
+            theirs.close()
+            self.processes.append(process)
+            self.connections.append(ours)
 
     def step(self) -> tuple[int, list[tuple[int, str]]]:
-        for process in self.processes:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        answers = [json.loads(process.stdout.readline()) for process in self.processes]
-        rows = [(int(row), digest) for answer in answers for row, digest in answer["rows"].items()]
-        assert len({answer["state"] for answer in answers}) == 1
-        return answers[0]["state"], rows
+        for connection in self.connections:
+            connection.send("step")
+        assert all(connection.poll(120) for connection in self.connections)
+        states, rows = zip(*(connection.recv() for connection in self.connections), strict=True)
+        assert len(set(states)) == 1
+        return states[0], [pair for each in rows for pair in each.items()]
 
     def kill(self) -> None:
         for process in self.processes:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         for process in self.processes:
-            process.communicate()
+            process.join(60)
 
 
 @needs_proc

@@ -13,6 +13,7 @@ import pytest
 from brine.common.files import read_json, read_jsonl
 from brine.experiments.planning.plan import load_plan
 from tests.experiments.tiny import write_experiment
+from tests.forked import Command
 from tests.paths import ROOT
 
 pytest.importorskip("brine.evals.seed_interval")
@@ -21,7 +22,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def start(verb, path, runs, *more, environment=ENVIRONMENT):
-    words = [sys.executable, "-m", "brine.experiments", verb, str(path), "--runs", str(runs), *more]
+    words = ["-m", "brine.experiments", verb, str(path), "--runs", str(runs), *more]
+    if environment is ENVIRONMENT:
+        return Command(words, cwd=runs.parent, env=environment)
+    words = [sys.executable, *words]
     return subprocess.Popen(words, cwd=runs.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True)  # fmt: skip
 

@@ -4,11 +4,11 @@ import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from brine.kernels.attention import Spans, attention
 from brine.kernels.context_parallel.layout import ContextLayout, ShardedSpans, needed_chunks_of
 from brine.kernels.context_parallel.sharding import assign_chunks, contiguous, measure, zigzag
+from tests.forked import run_ranks
 from tests.kernels.packings import random_packing
 from tests.kernels.ring_simulation import simulate
 
@@ -204,7 +204,7 @@ def on_gloo(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_rank, (port, str(folder)), nprocs=max(GLOO_RANKS), start_method="spawn")
+    run_ranks(_rank, port, str(folder), count=max(GLOO_RANKS))
     return folder
 
 

@@ -10,8 +10,8 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from brine import train as command
 from brine.data.cli.main import main as data_command
 from brine.pipeline import run as train
+from tests.forked import Command
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -85,20 +86,12 @@ def arguments(runs: Path, source: Path, *more: str) -> list[str]:
     return [*words, *more]
 
 
-def start(words: list[str], *, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(words: list[str], **environment: str) -> Command:
     """The line as its own process group, so that a test can kill all of it."""
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "train.py"), *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    return Command([str(ROOT / "train.py"), *words], env=os.environ | environment)
 
 
-def finish(process: subprocess.Popen, timeout_s: float = 240) -> str:
+def finish(process: Command, timeout_s: float = 240) -> str:
     """Output of a process that ends well."""
     try:
         output, _ = process.communicate(timeout=timeout_s)
@@ -110,7 +103,7 @@ def finish(process: subprocess.Popen, timeout_s: float = 240) -> str:
     return output
 
 
-def kill_when(process: subprocess.Popen, found, timeout_s: float = 120) -> None:
+def kill_when(process: Command, found, timeout_s: float = 120) -> None:
     """SIGKILL to the whole group as soon as `found()`."""
     end = time.monotonic() + timeout_s
     while not found():
@@ -199,8 +192,14 @@ def test_killed_at_several_points_it_ends_with_the_same_weights(reference, sourc
 
 
 def test_two_ranks_share_the_line_and_selection_chooses_documents(source, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone")
-    finish(start(arguments(tmp_path, source, "--arms", "salt", "--salt.selection"), launcher=launcher))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # as torchrun starts them, without its seconds; the tests of faults have torchrun
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    words = arguments(tmp_path, source, "--arms", "salt", "--salt.selection")
+    for process in [start(words, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in range(2)]:
+        finish(process)
     run = tmp_path / "demo"
     selected, trained = (json.loads((run / stage / "done").read_text())["result"] for stage in ("select", "large_salt"))
     assert trained["step"] == 6 and not (run / "large_baseline").exists()
@@ -252,10 +251,8 @@ def test_a_folder_of_ones_own_is_trained_on_and_filters_leave_out(pictures, tmp_
 
 def test_a_trained_model_answers_on_the_command_line(reference, tmp_path):
     Image.new("RGB", (64, 16), "white").save(tmp_path / "shot.png")
-    command = [sys.executable, "-m", "brine.inference.generate", str(reference), "--image", str(tmp_path / "shot.png"),
-               "--prompt", "def ", "--max-tokens", "4"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    words = ["--image", str(tmp_path / "shot.png"), "--prompt", "def ", "--max-tokens", "4"]
+    finish(Command(["-m", "brine.inference.generate", str(reference), *words]))
 
 
 def test_dry_run_tells_size_and_time_and_writes_nothing(capsys, tmp_path):

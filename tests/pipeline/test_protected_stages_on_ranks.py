@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from brine import train as command
 from brine.pipeline import run as train
 from brine.recipes.launch import LaunchConfig
+from tests.forked import forks
 from tests.training.checkpoint.test_extend import recipe, weights
 from tests.training.tiny_run import final_bytes, timeless
 
@@ -89,7 +89,7 @@ def told(tmp_path_factory) -> tuple[Path, list[dict]]:
             each.bind(("127.0.0.1", 0))
         ports = [each.getsockname()[1] for each in free]
     threads = torch.get_num_threads()
-    other = mp.get_context("spawn").Process(target=go, args=(1, ports, str(folder)))
+    other = forks().Process(target=go, args=(1, ports, str(folder)))
     other.start()
     try:
         # a rank that does not come is waited for as long as the recipe says

@@ -1,14 +1,11 @@
 """Runs of other names that are started at the same moment make each stage once."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
+from tests.forked import Command
 
 pytestmark = pytest.mark.slow
 
@@ -38,14 +35,7 @@ def test_three_runs_at_once(tmp_path):
         (tmp_path / copy).mkdir()
         (tmp_path / copy / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     asked = {"a": ["x"], "b": ["y"], "c": ["z", "longer"]}
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", CODE, str(tmp_path), name, *words], cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for name, words in asked.items()
-    ]  # fmt: skip
+    running = [Command(["-c", CODE, str(tmp_path), name, *words]) for name, words in asked.items()]
     said = [process.communicate(timeout=240)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], "\n".join(said)[-4000:]
     together = "".join(said)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from brine.training.checkpoint.checkpoint import CheckpointError, best_checkpoint, list_checkpoints
+from tests.forked import Command, forks
 from tests.paths import ROOT
 from tests.training.fault_run import ranks
 from tests.training.tiny_run import (
@@ -50,7 +50,7 @@ def free_port() -> int:
 def two_ranks(tmp_path_factory) -> Path:
     """A NaN on one of two ranks, and then a rank that hangs."""
     folder = tmp_path_factory.mktemp("two")
-    context = mp.get_context("spawn")
+    context = forks()
     port = free_port()
     processes = [context.Process(target=ranks, args=(rank, port, str(folder), 15.0)) for rank in range(2)]
     for process in processes:
@@ -98,6 +98,7 @@ def test_rank_that_is_killed_is_started_again(two_ranks, tmp_path):
 
 FULL = """
 import resource, signal, sys
+from tests.forked import forks
 from tests.paths import ROOT
 from tests.training.tiny_run import tiny_train, until_written
 from brine.training.checkpoint.checkpoint import CheckpointError
@@ -116,12 +117,10 @@ except CheckpointError as error:
 
 
 def test_full_disk_costs_no_checkpoint(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, tmp_path / "run"], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "the checkpoint of step 8 could not be written" in done.stdout and "free some space" in done.stdout
+    process = Command(["-c", FULL, str(tmp_path / "run")], errors_apart=True)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors[-3000:]
+    assert "the checkpoint of step 8 could not be written" in said and "free some space" in said
     assert [one.step for one in list_checkpoints(tmp_path / "run" / "checkpoints")] == [0, 4]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
     tiny_train(tmp_path / "run")

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -24,6 +22,7 @@ from brine.evals.suites.suite import Suite
 from brine.inference.load import load
 from tests.evals.command_runs import last_line
 from tests.evals.suites.sources import ENCODE, make_model
+from tests.forked import Command
 
 pytestmark = pytest.mark.slow
 
@@ -157,8 +156,7 @@ def test_a_killed_measurement_is_finished_by_the_next(found, runs, suite, tmp_pa
     """Killed while cases are encoded, and while the model is measured."""
     cache, out = tmp_path / "cache", tmp_path / "out"
     request = [str(runs[0]), "--on", str(suite.folder), "--cache", str(cache), "--part", "test", *CPU]
-    command = [sys.executable, "-m", "brine.eval", *request, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(["-m", "brine.eval", *request, "--out", str(out)])
     try:
         end = time.monotonic() + 120
         while not list(cache.glob(sign)):

@@ -89,7 +89,7 @@ CASES = {
 }
 
 
-IN_EVERY_DTYPE = ["causal", "audio-and-video-window", "restricted", "padding-only", "nothing-seen", "no-keys"]
+IN_EVERY_DTYPE = ["restricted", "nothing-seen", "no-keys"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,11 @@ def test_triton_against_truth(case, dtype, tiles):
     check_against_truth(spans, inputs(spans, heads=2, key_heads=1, dim=16, dtype=DTYPES[dtype]), "triton")
 
 
-@pytest.mark.parametrize(("rows", "keys", "num"), [(16, 16, 90), (16, 64, 150), (64, 16, 150), (128, 128, 150)])
+@pytest.mark.parametrize(
+    ("rows", "keys", "num"),
+    # tiles of 16 by 16, and taller ones than wide, are other tests' too
+    [on_a_gpu(16, 16, 90), (16, 64, 150), on_a_gpu(64, 16, 150), (128, 128, 150)],
+)
 def test_triton_in_tiles_of(rows, keys, num, tiles):
     """From tiles that lie inside one image to one tile that is larger than nearly everything."""
     tiles(rows, keys)
@@ -193,7 +197,7 @@ def test_triton_scale_that_is_not_positive(scale, large_tiles):
     torch.testing.assert_close(*runs)
 
 
-@pytest.mark.parametrize("seed", [on_a_gpu(seed, unless=seed < 5) for seed in range(10)])
+@pytest.mark.parametrize("seed", [on_a_gpu(seed, unless=seed < 3) for seed in range(10)])
 def test_triton_fuzz(seed, tiles):
     draw = torch.Generator().manual_seed(seed)
 
@@ -213,7 +217,7 @@ def test_triton_fuzz(seed, tiles):
     check_against_truth(spans, inputs(spans, heads=2, key_heads=pick(1, 2), dim=16, dtype=torch.float32), "triton")
 
 
-@pytest.mark.parametrize("case", ["documents", "restricted", "nothing-seen", "no-keys"])
+@pytest.mark.parametrize("case", ["documents", on_a_gpu("restricted"), "nothing-seen", on_a_gpu("no-keys")])
 def test_triton_sink_against_truth(case, large_tiles):
     spans = CASES[case]()
     q, k, v, grad = inputs(spans, heads=4, key_heads=2, dim=16, dtype=torch.float32)

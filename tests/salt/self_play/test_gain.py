@@ -38,7 +38,7 @@ def accuracy(model, held_out, folder) -> float:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 def test_what_self_play_keeps_raises_accuracy_on_held_out_cases(tmp_path, monkeypatch):
     """Two needles and no line of code: 400 documents are learned by heart, and self-play adds what was right by half.
 

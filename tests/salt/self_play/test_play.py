@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -33,6 +30,7 @@ from brine.salt.self_play.command import held_out_digests, main
 from brine.salt.self_play.config import SelfPlayConfig
 from brine.salt.self_play.play import question_and_answer, self_play, table_of
 from brine.salt.self_play.source_text import SourceText
+from tests.forked import Command
 from tests.paths import ROOT
 from tests.salt.self_play.solver import ScriptedAnswers, shown_text, solve
 from tests.salt.test_pseudo_label import one_thread  # noqa: F401
@@ -321,21 +319,18 @@ def test_command(loaded, tmp_path, capsys):
 def test_a_killed_process_resumes_with_equal_bytes(loaded, tmp_path):
     """SIGKILL at several moments of a real play, each time resumed."""
     command = [
-        sys.executable, "-m", "brine.self_play", str(loaded.folder), "--source", str(ROOT / "salt"), "--families",
+        "-m", "brine.self_play", str(loaded.folder), "--source", str(ROOT / "salt"), "--families",
         "needle,table_image", "--num-cases", "20", "--block-size", "4", "--max-tokens", "4", "--threads", "1",
         "--dtype", "float32",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def blocks(folder) -> int:
         return len(list(folder.glob("blocks/*.jsonl")))
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run([*command, "--out", str(whole)], check=True, env=environment, capture_output=True, timeout=120)
+    assert Command([*command, "--out", str(whole)]).wait(timeout=120) == 0
     for until in (1, 6):
-        process = subprocess.Popen(
-            [*command, "--out", str(cut)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = Command([*command, "--out", str(cut)])
         deadline = time.monotonic() + 60
         while blocks(cut) < until and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -343,7 +338,7 @@ def test_a_killed_process_resumes_with_equal_bytes(loaded, tmp_path):
         process.wait(timeout=30)
         assert blocks(cut) >= until
     assert not (cut / "self_play.json").exists()
-    subprocess.run([*command, "--out", str(cut)], check=True, env=environment, capture_output=True, timeout=120)
+    assert Command([*command, "--out", str(cut)]).wait(timeout=120) == 0
     left = [path for path in files_of(cut) if path.endswith(".tmp")]
     for path in left:
         (cut / path).unlink()

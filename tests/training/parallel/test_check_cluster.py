@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,11 +10,12 @@ import pytest
 from brine.training.parallel import cluster_numerics as cluster_math
 from brine.training.parallel.check_cluster import main, table
 from brine.training.parallel.distributed import World
+from tests.forked import Command
 
 pytestmark = pytest.mark.slow
 
 
-def start(size: int, *options: str, code: str = "", ranks: list[int] | None = None) -> list[subprocess.Popen]:
+def start(size: int, *options: str, code: str = "", ranks: list[int] | None = None) -> list[Command]:
     """Ranks as torchrun starts them, without its seconds; code: run in each before."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -29,15 +28,11 @@ def start(size: int, *options: str, code: str = "", ranks: list[int] | None = No
             **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        found.append(
-            subprocess.Popen(
-                [sys.executable, "-c", run], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
+        found.append(Command(["-c", run], env=environment, errors_apart=True))
     return found
 
 
-def ended(processes: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def ended(processes: list[Command]) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each."""
     found = []
     for process in processes:

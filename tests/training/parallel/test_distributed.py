@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +17,15 @@ from brine.training.gradients import FlatGradients, ShardedGradients
 from brine.training.parallel.distributed import RankFailedError, World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime
+from tests.forked import run_ranks
 from tests.training.tiny_run import events, final_tensors, timeless, tiny_config, tiny_train
 
 HERE = Path(__file__).parent
 
 
-def rank_main(folder: str) -> None:
+def rank_main(rank: int, port: int, folder: str) -> None:
     """One rank: a stage that rank 0 builds, then training with a stop on rank 1 at step 5, then to the end."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     world = init_distributed()
     base = Path(folder)
@@ -62,24 +62,8 @@ def test_two_ranks_equal_one(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = []
-    for rank in range(2):
-        environment = {
-            **os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.training.parallel.test_distributed", tmp_path],
-                env=environment,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
     tiny_train(tmp_path / "one", config=tiny_config(), runtime=Runtime(dtype="float64"))
-    for process in ranks:
-        err = process.communicate(timeout=90)[1]
-        assert process.returncode == 0, err
+    run_ranks(rank_main, port, str(tmp_path), count=2, timeout_s=90)
 
     one, two = (
         {name: value for name, value in final_tensors(tmp_path / run).items() if name.startswith("model/")}
@@ -187,7 +171,3 @@ def test_a_rank_without_gradients_sums_on_the_device_of_the_others():
     world = SimpleNamespace(size=1, dp_shard=1, sum=asked.extend)
     assert ShardedGradients(torch.nn.Module(), {"weight": parameter}).norm(world).dtype == torch.float64
     assert asked[0].device.type == "meta"
-
-
-if __name__ == "__main__":
-    rank_main(sys.argv[1])

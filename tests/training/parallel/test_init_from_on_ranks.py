@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from brine.model.transformer import Transformer
 from brine.training.checkpoint.checkpoint import list_checkpoints
@@ -16,6 +15,7 @@ from brine.training.parallel.distributed import World, init_distributed
 from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
+from tests.forked import run_ranks
 from tests.training.parallel.test_parallel import CONFIG, source
 from tests.training.tiny_run import final_tensors
 
@@ -61,7 +61,7 @@ def trained(tmp_path_factory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_rank, (port, str(folder)), nprocs=2, start_method="spawn")
+    run_ranks(_rank, port, str(folder), count=2)
     for name, kept in CASES.items():
         go_on(folder / name, World(), init=old_checkpoint(folder), kept=kept)
     go_on(folder / "joined", World(), init=list_checkpoints(folder / "parts" / "checkpoints")[-1].folder, kept=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from brine.common.processes import StopSignal, TrainingInterrupted
 from brine.data.batch import TENSOR_FIELDS, Batch
@@ -27,6 +26,7 @@ from brine.training.parallel.parallelize import init_parallel_groups
 from brine.training.runtime import Runtime
 from brine.training.trainer import Trainer
 from tests.batches import batch_of
+from tests.forked import run_ranks
 from tests.kernels.packings import random_packing
 from tests.training.tiny_run import events, final_tensors
 
@@ -161,7 +161,7 @@ def spawn(size: int, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_rank, (size, port, str(folder)), nprocs=size, start_method="spawn")
+    run_ranks(_rank, size, port, str(folder), count=size)
 
 
 def numbers(folder: Path) -> torch.Tensor:
