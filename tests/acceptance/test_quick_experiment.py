@@ -1,5 +1,5 @@
-"""Two settings by three seeds of the recipe `quick`, with one worker and with two: the time, equal bytes, what was built
-once, and what the table says of a learning rate of a hundredth.
+"""Two settings by three seeds of the recipe `quick`, with one worker and with two: the time, equal bytes, what was
+built once, and what the table says of a learning rate of a hundredth.
 
 The arm without a teacher, uncompiled, without transcripts: five minutes with one worker on idle cores."""
 

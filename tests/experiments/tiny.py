@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from brine.common.files import write_json
+from brine.common.files import read_json, write_json
 from brine.evals.measurement import Measurement, save_measurements
+from brine.experiments.batch import BatchRun
 from brine.experiments.experiment import Budget, Experiment, Grid, Seeds
-from brine.experiments.planning.plan import TRIAL_FILE
-from brine.experiments.trials.ending import INTERRUPTED, Ending
+from brine.experiments.planning.plan import TABLE_FILE, TRIAL_FILE, load_plan
+from brine.experiments.trials.ending import DONE, INTERRUPTED, Ending
 from brine.experiments.trials.measure import measurements_path, own_spec
+from brine.experiments.trials.trial import run_trial
 from brine.model.config import ModelConfig
 from brine.pipeline.recipe import CorpusConfig, PackingConfig
 from brine.recipes.quick import quick
@@ -117,3 +119,31 @@ class FakeEngine:
 
     def close(self):
         self.closed = True
+
+
+class EngineHere:
+    """Runs each trial at once in this process, as its own process would."""
+
+    max_jobs = 1
+
+    def submit(self, job):
+        folder, name = job.command[-2:]
+        plan = load_plan(Path(folder))
+        run_trial(plan, plan.trial(name))
+        return "here"
+
+    def poll(self, name):
+        return Ending(DONE)
+
+    def cancel(self, name):
+        raise AssertionError(f"{name} has ended")
+
+    def close(self):
+        pass
+
+
+def run_here(plan):
+    """Train and measure all trials of a plan in this process; returns the table."""
+    run = BatchRun(plan, EngineHere(), engine_name="here")
+    run.run()
+    return read_json(plan.folder / TABLE_FILE)
