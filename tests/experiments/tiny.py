@@ -18,6 +18,7 @@ from brine.experiments.trials.trial import run_trial
 from brine.model.config import ModelConfig
 from brine.pipeline.recipe import CorpusConfig, PackingConfig
 from brine.recipes.quick import quick
+from brine.synth import SynthConfig, SynthCounts
 from brine.training.config import RuntimeConfig
 
 WORDS = ("red", "green", "blue", "one", "two", "three", "sun", "moon", "sea", "road", "tree", "bird")
@@ -48,6 +49,15 @@ def tiny_recipe(source: Path, *, steps: int = 6):
                       validation_per_cell=2, bootstrap_resamples=100),
         runtime=RuntimeConfig(compile=False, dtype="float32", device="cpu"),
     )  # fmt: skip
+
+
+def shared_recipe(source: Path):
+    """The arm with a teacher, on a synthetic corpus of short texts from the source."""
+    base = tiny_recipe(source)
+    held_out, small = SynthCounts(text=6), replace(base.large, num_steps=4, seed=base.small.seed)
+    synth = SynthConfig(train=SynthCounts(text=24), validation=held_out, test=held_out, max_files=40)
+    corpus = replace(base.corpus, manifest=None, source=source, synth=synth)
+    return replace(base, arms=("salt",), corpus=corpus, small=small)
 
 
 def tiny_experiment(source: Path, **changes) -> Experiment:
