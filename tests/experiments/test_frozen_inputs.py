@@ -1,4 +1,6 @@
-"""What a plan takes from outside is frozen: absolute paths, the model that "champion" means today, its digest."""
+"""What a plan takes from outside is frozen: absolute paths, the model that "champion" means today, its digest.
+
+A first look at weights imports torch's compiler, which takes seconds."""
 
 import dataclasses
 import shutil
@@ -57,6 +59,7 @@ def with_tokenizer(source, named):
     return dataclasses.replace(base, corpus=dataclasses.replace(base.corpus, tokenizer=str(named)))
 
 
+@pytest.mark.slow
 def test_weights_are_an_axis_and_the_champion_is_the_one_of_today(registry, make_plan, source, tmp_path):
     first = (registry / "champion").resolve()
     write_model(tmp_path / "second", source, value=0.02)
@@ -80,6 +83,7 @@ def test_weights_are_an_axis_and_the_champion_is_the_one_of_today(registry, make
         make_plan(axes=axes, base=with_tokenizer(source, first))
 
 
+@pytest.mark.slow
 def test_a_trial_refuses_weights_that_are_not_those_of_its_plan(registry, make_plan, source, tmp_path):
     write_model(tmp_path / "mine", source, value=0.02)
     plan = make_plan(axes=Listed([{"large.init_from": "mine"}]), base=with_tokenizer(source, "mine"))
@@ -103,12 +107,14 @@ def test_what_is_not_there_is_refused_by_its_field(registry, source, field, valu
         check_experiment(tiny_experiment(source, axes=Grid({field: [None, value]})))
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused_in_the_plan(registry, source):
     wider = {"large.init_from": "champion", "corpus.tokenizer": "champion", "large.model.mlp_dim": 96}
     with pytest.raises(ValueError, match=r"large\.init_from = .*: its weights are of another shape"):
         check_experiment(tiny_experiment(source, axes=Listed([{}, wider])))
 
 
+@pytest.mark.slow
 def test_other_weights_take_the_digest_of_the_former_with_them(registry, source):
     pinned = pin(apply_changes(with_tokenizer(source, "champion"), {"large.init_from": "champion"}))[0]
     assert pinned.large.init_digest is not None
@@ -116,6 +122,7 @@ def test_other_weights_take_the_digest_of_the_former_with_them(registry, source)
     assert apply_changes(pinned, {"large.init_from": "first"}).large.init_digest is None
 
 
+@pytest.mark.slow
 def test_a_search_over_weights_asks_for_those_of_its_plan(registry, make_plan, source, tmp_path):
     first = (registry / "champion").resolve()
     axes = Search({"large.init_from": Choice([None, "champion"])}, trials=2, rungs=(0.5, 1.0))

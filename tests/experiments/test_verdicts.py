@@ -5,6 +5,8 @@ import dataclasses
 
 import pytest
 
+from brine.common.files import read_json
+from brine.data.tokenizer import train_tokenizer
 from brine.experiments.experiment import Grid, Listed, Search, Seeds, Uniform
 from brine.experiments.planning.plan import load_plan
 from brine.experiments.planning.settings import parse_recipe
@@ -71,3 +73,31 @@ def test_a_search_prunes_by_what_was_trained(make_plan, source):
     assert losses[rungs[2][0].name] < losses[rungs[1][0].name] < losses[best.name]
     assert sorted(table["ranking"]) == sorted(["base", best.setting])
     assert table["settings"][best.setting]["screen"]["mean"]["bits_per_byte"] == losses[rungs[2][0].name]
+
+
+def test_given_weights_are_compared_with_random_ones(make_plan, source):
+    """The winner of a batch goes on against a fresh start, by the name of its run; its digest is the stage's."""
+    first = make_plan("first", axes=Listed([{}]), seeds=Seeds((0,)))
+    run_here(first)
+    run = str(first.trial_folder("01-seed0"))
+    base = tiny_recipe(source)
+    base = dataclasses.replace(base, corpus=dataclasses.replace(base.corpus, tokenizer=run))
+    plan = make_plan("second", base=base, axes=Grid({"large.init_from": [None, run]}), seeds=Seeds((0,)))
+    table = run_here(plan)
+    begun = read_json(plan.trial_folder("02-seed0") / "large_baseline" / "stage.json")["config"]["train"]
+    assert begun["init_digest"] == read_json(first.trial_folder("01-seed0") / "trial.json")["weights"]
+    found = table["differences"]["bits_per_byte"]["02"]
+    assert found["outcome"] == "no verdict" and found["value"] < -0.1
+
+
+def test_two_tokenizers_are_compared_on_the_same_documents(make_plan, source, tmp_path):
+    small = train_tokenizer(["red"], 270)
+    small.save(tmp_path / "small.json")
+    axes = Grid({"corpus.tokenizer": [None, str(tmp_path / "small.json")]})
+    plan = make_plan("words", axes=axes, seeds=Seeds((0,)))
+    table = run_here(plan)
+    measured = [ResultTable(plan).measured[trial.name]["test"]["bits_per_byte"] for trial in plan.trials]
+    assert measured[0].case == measured[1].case and measured[0].value != measured[1].value
+    # every byte of a document is counted once under either
+    assert (measured[0].denominator == measured[1].denominator).all()
+    assert table["differences"]["bits_per_byte"]["02"]["outcome"] == "no verdict"
