@@ -17,7 +17,7 @@ from typing import Any
 from brine.experiments.experiment import Budget
 from brine.experiments.planning.freeze import make_trial
 from brine.experiments.planning.plan import RUNG, ExperimentPlan, TrialSpec
-from brine.experiments.planning.settings import apply_changes, budget_note, parse_recipe, with_budget
+from brine.experiments.planning.settings import budget_note, parse_recipe, whole_recipe
 
 JOURNAL_FILE = "search.journal"
 WORST = 1e12
@@ -53,8 +53,7 @@ def rung_trials(plan: ExperimentPlan, setting: str, changes: dict[str, Any], run
     """The trials of a setting on a rung, one for each screening seed."""
     head = plan.head
     budget = None if head["budget"] is None else Budget(**head["budget"])
-    recipe = apply_changes(parse_recipe(head["base"]), changes)
-    recipe = with_budget(recipe, budget, fraction=head["search"]["rungs"][rung])
+    recipe = whole_recipe(parse_recipe(head["base"]), changes, budget, fraction=head["search"]["rungs"][rung])
     return [
         make_trial(
             recipe, setting=setting, seed=seed, threads=head["threads"], gpus=head["gpus"], phase=RUNG, rung=rung,

@@ -12,6 +12,7 @@ import torch
 
 from brine.common.files import read_json, to_plain
 from brine.experiments.experiment import LAST, Experiment, Search
+from brine.experiments.planning.frozen_inputs import frozen_entry
 from brine.experiments.planning.plan import (
     CONFIRM,
     PLAN_FILE,
@@ -30,9 +31,8 @@ from brine.experiments.planning.settings import (
     check_experiment,
     parse_recipe,
     recipe_digest,
-    with_budget,
+    whole_recipe,
     with_seed,
-    with_whole_paths,
 )
 from brine.experiments.planning.snapshot import take_snapshot
 from brine.experiments.trials.ending import FINISHED
@@ -122,7 +122,7 @@ def draft_plan(
         "name": name, "question": experiment.question, "expects": experiment.expects, "suite": suite,
         "primary": primary, "guards": guards, "threads": threads, "gpus": gpus,
         "seeds": to_plain(experiment.seeds), "budget": to_plain(experiment.budget), "settings": listed,
-        "base": to_plain(with_whole_paths(with_budget(experiment.base, experiment.budget))),
+        "base": to_plain(whole_recipe(experiment.base, {}, experiment.budget)),
         "search": _search(experiment.axes) if searches else None, "anchor": anchor, "python": sys.executable,
         "planned_trials": len(trials) + len(more),
     }  # fmt: skip
@@ -187,7 +187,9 @@ def _measures(experiment: Experiment, suite: dict[str, Any]) -> tuple[str, list[
 
 
 def _search(axes: Search) -> dict[str, Any]:
-    space = {name: {"kind": type(each).__name__, **to_plain(each)} for name, each in axes.space.items()}
+    space = {
+        name: frozen_entry(name, {"kind": type(each).__name__, **to_plain(each)}) for name, each in axes.space.items()
+    }
     return {"space": space, "trials": axes.trials, "rungs": list(axes.rungs), "generation": axes.generation,
             "seed": axes.seed}  # fmt: skip
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from brine.common.files import deciding, digest, to_plain
-from brine.data.formats.open import check_path_exists
 from brine.experiments.experiment import Budget, Changes, Experiment, Grid, Listed, Uniform
 from brine.experiments.planning.from_plain import from_plain
+from brine.experiments.planning.frozen_inputs import SOURCES_FIELD, parse_sources, with_frozen_inputs
+from brine.pipeline.inputs.sources import check_paths
 from brine.pipeline.model_stages import model_stages_of, train_config_of
 from brine.pipeline.recipe import MANIFEST_REQUIRED, Recipe
 from brine.planner.estimate_run import sequence_flops
@@ -27,12 +27,16 @@ REFUSED = {
     "seed": "seeds move together: give Seeds(screen=..., confirm=...)",
     "small.seed": "seeds move together: give Seeds(screen=..., confirm=...)",
     "large.seed": "seeds move together: give Seeds(screen=..., confirm=...)",
+    "small.init_digest": "it follows from small.init_from",
+    "large.init_digest": "it follows from large.init_from",
     "corpus.synth.seed": "trials are compared on the same documents, so the synthetic corpus keeps its seed",
     "runtime.num_threads": "threads change the last bits and are the same in all trials: give --threads",
 }
 """Fields that are no axis, and why."""
 DOCUMENT_FIELDS = ("source", "sources", "manifest", "synth")
-"""Of `corpus`, those that decide which documents are held out."""
+"""Of `corpus`, those that decide which documents are held out. `tokenizer` and `vocab_size` are none of them: documents
+are held out and chosen by id, and what is compared is bits per byte, and ratios of losses under one tokenizer."""
+INIT_FROM, INIT_DIGEST = "init_from", "init_digest"
 
 
 def apply_changes(recipe: Recipe, changes: Changes) -> Recipe:
@@ -50,7 +54,10 @@ def apply_changes(recipe: Recipe, changes: Changes) -> Recipe:
             near = difflib.get_close_matches(last, inner, n=1) if isinstance(inner, dict) else []
             meant = f" (did you mean {'.'.join([*groups, near[0]])}?)" if near else ""
             raise ValueError(f"axis {name}: a recipe has no such field{meant}: see `brine train RECIPE --help`")
-        inner[last] = to_plain(value)
+        inner[last] = to_plain(parse_sources(value) if name == SOURCES_FIELD and _is_listed(value) else value)
+        if last == INIT_FROM:
+            # of the weights that were there before
+            inner[INIT_DIGEST] = None
     try:
         return from_plain(Recipe, plain)
     except ValueError as error:
@@ -71,7 +78,7 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 def trained_key(recipe: Recipe) -> dict[str, Any]:
     """The settings that affect what is trained and evaluated, name and threads left out; of stages that are run."""
     corpus = deciding(recipe.corpus)
-    if recipe.corpus.manifest is not None:
+    if not recipe.corpus.uses_synth:
         # nothing is made
         corpus.pop("synth"), corpus.pop("source")
     key: dict[str, Any] = {"corpus": corpus, "packing": recipe.packing, "seed": recipe.seed, "evals": recipe.evals}
@@ -126,17 +133,6 @@ def budget_note(recipe: Recipe, budget: Budget | None) -> dict[str, Any]:
     return note
 
 
-def with_whole_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths of its documents, since trials may start in other folders."""
-    corpus = recipe.corpus
-    whole = {
-        field.name: value.absolute()
-        for field in dataclasses.fields(corpus)
-        if isinstance(value := getattr(corpus, field.name), Path)
-    }
-    return dataclasses.replace(recipe, corpus=dataclasses.replace(corpus, **whole))
-
-
 def parse_recipe(plain: Mapping[str, Any]) -> Recipe:
     """A recipe from a plan. Raises ValueError where this version has other fields."""
     return from_plain(Recipe, plain)
@@ -146,20 +142,21 @@ def check_experiment(experiment: Experiment) -> list[tuple[Changes, Recipe]]:
     """Every setting with its recipe at the whole budget, equal ones once; of a search the base alone.
 
     Raises ValueError for an axis that is unknown, refused or without effect, a value of a wrong type, two budgets, or
-    documents that are not there; nothing is built."""
+    documents, weights or a tokenizer that are not there; nothing is built."""
     base, axes = experiment.base, experiment.axes
     if base.corpus.manifest == MANIFEST_REQUIRED:
         raise ValueError("the base recipe has no documents: give it a corpus.manifest")
     _check_fields(experiment)
     settings: dict[str, tuple[Changes, Recipe]] = {}
+    listed = []
     for changes in experiment.listed_settings():
-        recipe = with_whole_paths(with_budget(apply_changes(base, changes), experiment.budget))
-        if recipe.corpus.manifest is not None:
-            check_path_exists(recipe.corpus.manifest)
+        recipe = whole_recipe(base, changes, experiment.budget)
+        check_paths(recipe.corpus)
+        listed.append((changes, recipe_digest(recipe)))
         settings.setdefault(recipe_digest(recipe), (changes, recipe))
     if isinstance(axes, Grid):
         for name, values in axes.values.items():
-            if len(values) > 1 and not _has_effect(experiment, name):
+            if len(values) > 1 and not _has_effect(listed, name):
                 raise ValueError(
                     f"axis {name} has no effect: its values {list(values)!r} train the same model; leave it out"
                 )
@@ -171,7 +168,7 @@ def check_experiment(experiment: Experiment) -> list[tuple[Changes, Recipe]]:
         for name, values in axes.space.items():
             first, last = (values.low, values.high) if hasattr(values, "low") else (values.values[0], values.values[-1])
             first, last = (float(first), float(last)) if isinstance(values, Uniform) else (first, last)
-            pair = [recipe_digest(apply_changes(base, {name: value})) for value in (first, last)]
+            pair = [recipe_digest(whole_recipe(base, {name: value}, None)) for value in (first, last)]
             if pair[0] == pair[1]:
                 raise ValueError(f"axis {name} has no effect: its values train the same model; leave it out")
         for fraction in axes.rungs:
@@ -179,14 +176,25 @@ def check_experiment(experiment: Experiment) -> list[tuple[Changes, Recipe]]:
     return list(settings.values())
 
 
-def _has_effect(experiment: Experiment, name: str) -> bool:
-    """Do two settings that differ in one axis alone train different models?"""
+def whole_recipe(base: Recipe, changes: Changes, budget: Budget | None, *, fraction: float = 1.0) -> Recipe:
+    """A setting's recipe as a plan keeps it: with its changes, all that it takes from outside frozen, and the steps of
+    the budget. Raises ValueError as these do."""
+    # what a step costs depends on the size of a given tokenizer's vocabulary
+    return with_budget(with_frozen_inputs(apply_changes(base, changes)), budget, fraction=fraction)
+
+
+def _has_effect(listed: list[tuple[Changes, str]], name: str) -> bool:
+    """Do two settings that differ in one axis alone train different models? listed: changes, and digest of a recipe."""
     digests: dict[str, set[str]] = {}
-    for changes in experiment.listed_settings():
+    for changes, found in listed:
         rest = digest({key: to_plain(value) for key, value in changes.items() if key != name})
-        recipe = with_budget(apply_changes(experiment.base, changes), experiment.budget)
-        digests.setdefault(rest, set()).add(recipe_digest(recipe))
+        digests.setdefault(rest, set()).add(found)
     return any(len(found) > 1 for found in digests.values())
+
+
+def _is_listed(value: Any) -> bool:
+    """Are these several values, as from JSON or Python?"""
+    return isinstance(value, (list, tuple)) and all(isinstance(each, (str, Mapping)) for each in value)
 
 
 def _check_fields(experiment: Experiment) -> None:

@@ -119,6 +119,11 @@ def _pin(recipe: Recipe, resolve_model: ResolveModel) -> tuple[Recipe, Pinned]:
             )
         except ValueError as error:
             raise ValueError(f"{name}.init_from: {error}") from None
+        if train.init_digest not in (None, found.digest):
+            raise ValueError(
+                f"{name}.init_from = {train.init_from}: its weights are not those of before (init_digest "
+                f"{found.digest[:16]}, not {train.init_digest[:16]}): put the former ones back, or name others"
+            )
         initial[name], given[name] = found, train.init_from
         if fixed is not None:
             Pinned(fixed, {name: found}, given).check_tokenizer(fixed)

@@ -21,4 +21,5 @@ def make_plan(source, tmp_path, monkeypatch):
     def make(name="tiny", **changes):
         return freeze(name, tiny_experiment(source, **changes), runs=tmp_path / "runs", threads=1)
 
+    make.runs = tmp_path / "runs"
     return make

@@ -12,6 +12,7 @@ import pytest
 
 from brine.common.files import read_json, read_jsonl
 from brine.experiments.planning.plan import load_plan
+from tests.experiments.builds import builds_by_stage, stored_stages
 from tests.experiments.tiny import write_experiment
 from tests.forked import Command
 from tests.paths import ROOT
@@ -69,7 +70,29 @@ def test_trials_are_ordinary_runs_that_were_measured(finished):
     table = read_json(finished / "table.json")
     assert table["settings"]["01"]["screen"]["seeds"]["0"]["values"]["test"]["bits_per_byte"] > 1
     assert len(set(weights(finished).values())) == 2
+    assert builds_by_stage(finished) == stored_stages(finished) == {"encoded": 1, "large_baseline": 2, "evaluate": 2}
     assert read_json(finished / "costs.json")["01-seed0"]["wall_s"] > 0
+
+
+def test_two_workers_build_what_they_share_once(source, tmp_path):
+    """Two settings of the arm with a teacher, two seeds: one corpus and its encoding, with its tokenizer; a teacher for
+    each seed, which both settings share; and a large model for each trial. Both workers begin at once, so that one of
+    them has to wait for the corpus of the other."""
+    path, runs = tmp_path / "shared.py", tmp_path / "runs"
+    write_experiment(path, source, more="base=shared_recipe(SOURCE), seeds=Seeds((0, 1))")
+    path.write_text(path.read_text().replace("import tiny_experiment", "import shared_recipe, tiny_experiment")
+                    .replace("SOURCE", f"Path({str(source)!r})"))  # fmt: skip
+    finish(start("run", path, runs, "--workers", "2"))
+    folder = runs / "shared"
+    expected = {"corpus": 1, "encoded": 1, "small": 2, "large_salt": 4, "evaluate": 4}
+    assert builds_by_stage(folder) == expected and stored_stages(folder) == expected
+    assert len(set(weights(folder).values())) == 4
+    logs = "".join(path.read_text() for path in (folder / "logs").glob("*.log"))
+    assert "is making the same; waiting for it" in logs
+    shared = [{trial: (folder / "trials" / trial / stage).resolve() for trial in weights(folder)}
+              for stage in ("corpus", "encoded", "small")]  # fmt: skip
+    assert [len(set(each.values())) for each in shared] == [1, 1, 2]
+    assert all(shared[2][f"01-seed{seed}"] == shared[2][f"02-seed{seed}"] for seed in (0, 1))
 
 
 def test_a_killed_trial_and_an_interrupted_run_end_with_the_same_weights(finished, source, tmp_path):

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from brine.common.files import write_json
+from brine.common.files import read_json, write_json
 from brine.evals.measurement import Measurement, save_measurements
+from brine.experiments.batch import BatchRun
 from brine.experiments.experiment import Budget, Experiment, Grid, Seeds
-from brine.experiments.planning.plan import TRIAL_FILE
-from brine.experiments.trials.ending import INTERRUPTED, Ending
+from brine.experiments.planning.plan import TABLE_FILE, TRIAL_FILE, load_plan
+from brine.experiments.trials.ending import DONE, INTERRUPTED, Ending
 from brine.experiments.trials.measure import measurements_path, own_spec
+from brine.experiments.trials.trial import run_trial
 from brine.model.config import ModelConfig
 from brine.pipeline.recipe import CorpusConfig, PackingConfig
 from brine.recipes.quick import quick
+from brine.synth import SynthConfig, SynthCounts
 from brine.training.config import RuntimeConfig
 
 WORDS = ("red", "green", "blue", "one", "two", "three", "sun", "moon", "sea", "road", "tree", "bird")
@@ -46,6 +49,15 @@ def tiny_recipe(source: Path, *, steps: int = 6):
                       validation_per_cell=2, bootstrap_resamples=100),
         runtime=RuntimeConfig(compile=False, dtype="float32", device="cpu"),
     )  # fmt: skip
+
+
+def shared_recipe(source: Path):
+    """The arm with a teacher, on a synthetic corpus of short texts from the source."""
+    base = tiny_recipe(source)
+    held_out, small = SynthCounts(text=6), replace(base.large, num_steps=4, seed=base.small.seed)
+    synth = SynthConfig(train=SynthCounts(text=24), validation=held_out, test=held_out, max_files=40)
+    corpus = replace(base.corpus, manifest=None, source=source, synth=synth)
+    return replace(base, arms=("salt",), corpus=corpus, small=small)
 
 
 def tiny_experiment(source: Path, **changes) -> Experiment:
@@ -117,3 +129,31 @@ class FakeEngine:
 
     def close(self):
         self.closed = True
+
+
+class EngineHere:
+    """Runs each trial at once in this process, as its own process would."""
+
+    max_jobs = 1
+
+    def submit(self, job):
+        folder, name = job.command[-2:]
+        plan = load_plan(Path(folder))
+        run_trial(plan, plan.trial(name))
+        return "here"
+
+    def poll(self, name):
+        return Ending(DONE)
+
+    def cancel(self, name):
+        raise AssertionError(f"{name} has ended")
+
+    def close(self):
+        pass
+
+
+def run_here(plan):
+    """Train and measure all trials of a plan in this process; returns the table."""
+    run = BatchRun(plan, EngineHere(), engine_name="here")
+    run.run()
+    return read_json(plan.folder / TABLE_FILE)
