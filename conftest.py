@@ -4,6 +4,7 @@ Two processes share two cores, and threads that wait for one another wait by spi
 that it is loaded before any library.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -23,6 +24,16 @@ if NONE_BESIDE:
     # else each of some two hundred processes would compile torch and this project anew, for one to three seconds
     sys.dont_write_bytecode = False
     sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(BYTECODE))
+
+
+def pytest_collection():
+    # nothing of what is collected and imported becomes garbage
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

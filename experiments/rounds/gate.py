@@ -8,7 +8,7 @@ nothing has changed since an earlier round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +68,31 @@ def ask_gate(
 def _known_answer(registry: Registry, models: Sequence[str], suite: SuiteInfo, *, lines: int) -> dict[str, Any] | None:
     """What the log says about these models; None for a question that was not asked. lines: those that the log had when
     this round came to its gate."""
-    entries = registry.log.scan().entries
-    promoted = {tuple(sorted(entry["seeds"])): entry for entry in entries[lines:] if entry["event"] == "promote"}
+    entries, wanted = registry.log.scan().entries, sorted(models)
     mine = [
         (number, entry)
         for number, entry in enumerate(entries)
-        if entry["event"] == "gate"
-        and sorted(entry["models"]) == sorted(models)
-        and entry["suite"]["digest"] == suite.digest
+        if entry["event"] == "gate" and sorted(entry["models"]) == wanted and entry["suite"]["digest"] == suite.digest
     ]
-    promotion: Mapping[str, Any] | None = promoted.get(tuple(sorted(models)))
-    if mine and promotion is not None:
-        entry = mine[-1][1]
-        return _said(models, entry["outcome"], promotion["model"], entry["reasons"])
+    promotions = [
+        (number, entry)
+        for number, entry in enumerate(entries)
+        if entry["event"] == "promote" and sorted(entry["seeds"]) == wanted
+    ]
+    if mine and promotions and promotions[-1][0] >= lines:
+        answer = mine[-1][1]
+        return _said(models, answer["outcome"], promotions[-1][1]["model"], answer["reasons"])
     if registry.champion in models:
-        return {"outcome": "undecided", "promoted": None, "models": list(models),
-                "reasons": ["these are the champion's own trainings"]}  # fmt: skip
-    if mine and (entry := mine[-1][1])["champion"] == registry.champion and not entry["passed"]:
-        note = {} if mine[-1][0] >= lines else {"note": f"asked before, in line {entry['line']} of the registry's log"}
-        return _said(models, entry["outcome"], None, entry["reasons"]) | note
-    return None
+        return _said(models, "undecided", None, ["these are the champion's own trainings"])
+    if not mine:
+        return None
+    number, answer = mine[-1]
+    # one that passed and was rolled back stays rolled back; one that passed, and was cut off before it was promoted, is
+    # asked about again
+    if answer["champion"] != registry.champion or (answer["passed"] and not promotions):
+        return None
+    note = {} if number >= lines else {"note": f"asked before, in line {answer['line']} of the registry's log"}
+    return _said(models, answer["outcome"], None, answer["reasons"]) | note
 
 
 def _said(models: Sequence[str], outcome: str, promoted: str | None, reasons: Sequence[str]) -> dict[str, Any]:

@@ -123,6 +123,17 @@ def test_candidates_and_champion_are_measured_as_the_recipe_says(world, monkeypa
     assert {call[0] for call in world.calls} == {*first["models"], *second["models"]}
 
 
+def test_what_was_rolled_back_stays_so_in_a_round_that_changes_nothing(world):
+    first = world.ask(world.setting("first", 1e-3))
+    made = world.setting("second", 2e-3, bits_per_byte=1.0)
+    second = world.ask(made, "round_02")
+    assert second["outcome"] == "better" and second["promoted"]
+    Registry(world.line.registry).rollback(reason="it answers in riddles")
+    third = world.ask(made, "round_03")
+    assert third["promoted"] is None and third["note"].startswith("asked before")
+    assert Registry(world.line.registry).champion == first["promoted"]
+
+
 def test_a_seed_that_diverged_is_not_asked_about(world):
     plan, arm = world.setting("first", 1e-3)
     trial = plan.of_phase(CONFIRM)[1]

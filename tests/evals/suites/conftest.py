@@ -3,7 +3,18 @@
 import pytest
 
 from brine.evals.suites.making.make import make_suite
+from tests.data.encode_here import Here
 from tests.evals.suites.sources import SMALL, make_source
+
+
+@pytest.fixture(scope="package", autouse=True)
+def decoded_here():
+    """Decoding has tests of its own; a server that decodes sound imports torch for two seconds. Commands that tests run
+    in other processes have servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
+        patch.setattr("brine.evals.suites.making.choose.DecodePool", Here)
+        yield
 
 
 @pytest.fixture(scope="module")
