@@ -265,11 +265,14 @@ def retry(plan: ExperimentPlan, names: list[str]) -> list[str]:
 
 def cancel(plan: ExperimentPlan, names: list[str]) -> list[str]:
     """Cancel trials that have not ended, all of them if none is named: a `run` that is at work on one asks it to save
-    and end; returns their names."""
+    and end; returns their names. Raises ValueError for an unknown name or one that has ended."""
     chosen = []
     for trial in [plan.trial(name) for name in names] if names else plan.trials:
         folder = plan.trial_folder(trial)
-        if not (folder / TRIAL_FILE).exists():
+        record = read_json(folder / TRIAL_FILE)
+        if record is not None and names:
+            raise ValueError(f"{trial.name} is {record.get('outcome')}: only trials that have not ended are cancelled")
+        if record is None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / CANCELLED_FILE).touch()
             chosen.append(trial.name)

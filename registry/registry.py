@@ -23,13 +23,12 @@ from typing import Any
 from brine.common.content_store import file_lock
 from brine.common.files import digest, sync_folder, write_json, write_text
 from brine.evals.measurement import MEASUREMENTS_FILE, save_measurements
-from brine.inference.registered import CHAMPION, MODELS, STAGE_PREFERENCE, resolve_registered
+from brine.inference.registered import CARD_FILE, CHAMPION, MODELS, STAGE_PREFERENCE, resolve_registered
 from brine.registry.card import base_digest, card_base, card_text, make_card
 from brine.registry.chained_log import LOG_FILE, ChainedLog, LogScan
 from brine.registry.history import History
 from brine.registry.measured import SuiteInfo, measurement_digest, read_result
 from brine.registry.model_files import (
-    CARD_FILE,
     MODEL_FILES,
     RECIPE_FILE,
     RECORD_FILE,

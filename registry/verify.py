@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from brine.common.files import parse_object
-from brine.inference.registered import CHAMPION, MODELS, WEIGHTS
+from brine.inference.registered import CARD_FILE, CHAMPION, MODELS, WEIGHTS
 from brine.registry.card import base_digest, card_base, card_text
 from brine.registry.chained_log import ChainedLog
 from brine.registry.history import History
-from brine.registry.model_files import CARD_FILE, damaged_files
+from brine.registry.model_files import damaged_files
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -5,7 +5,7 @@
     id              as it was; NAME/id where an earlier source has the id already
     split           by its source alone; `test` instead of `train` where consent does not allow training
 
-A training document whose content, or whose id, another source holds out is quarantined with that reason. Documents
+A training document whose content, or whose id, another source holds out is quarantined with that reason (`held_out`). Documents
 come in the order of the sources, each in its own order. Cost: one more reading of the texts (`held_out`).
 """
 
@@ -20,7 +20,7 @@ from brine.data.document import Document, Quarantined, Text
 from brine.data.files.roots import MediaRoots
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.formats.held_out import HeldOutDocuments
-from brine.data.formats.open import open_source
+from brine.data.formats.open import FOLDER_FORMATS, open_source
 from brine.data.formats.source import (
     NOTE_PREFIX,
     UNREAD_SPLIT,
@@ -111,7 +111,8 @@ def _open(source: CorpusSource, synth: Path | None, max_file_mib: float) -> Docu
 def _find_held_out(
     sources: Sequence[CorpusSource], opened: Sequence[DocumentSource], max_file_mib: float
 ) -> HeldOutDocuments:
-    found = HeldOutDocuments([each.root for each in opened], max_file_mib=max_file_mib)
+    by_path = frozenset(number for number, each in enumerate(opened) if set(each.format.split(" + ")) & FOLDER_FORMATS)
+    found = HeldOutDocuments([each.root for each in opened], max_file_mib=max_file_mib, named_by_path=by_path)
     # of one source there is nothing to compare
     for number, (source, each) in enumerate(zip(sources, opened, strict=True) if len(opened) > 1 else ()):
         for item in each.documents():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from brine.common.files import read_json, to_plain
+from brine.data.document import MODALITIES
 from brine.experiments.experiment import LAST, Experiment, Search
 from brine.experiments.planning.frozen_inputs import frozen_entry
 from brine.experiments.planning.plan import (
@@ -52,6 +53,8 @@ PROCESS_GIB = 0.75
 """Memory of a trial's process beside what the planner counts: the interpreter, libraries, batches."""
 GIB = 2**30
 KEPT_PLAN_LINES = 8
+OWN_MEASURE = re.compile(rf"bits_per_byte(\..+)?|gain\.({'|'.join(MODALITIES)})")
+"""Measures of a run's own evaluation, without a suite."""
 
 
 def find_experiment(name: str) -> tuple[str, Experiment]:
@@ -84,7 +87,7 @@ def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus:
             more = f" and {len(changes) - KEPT_PLAN_LINES} more" if len(changes) > KEPT_PLAN_LINES else ""
             raise ValueError(
                 f"{folder / PLAN_FILE} is frozen and this plan differs ({'; '.join(changes[:KEPT_PLAN_LINES])}{more}): "
-                "give it a new name with --name"
+                "give it a new name with --name; `brine experiments run NAME` continues the plan as it is"
             )
         return old
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +184,14 @@ def _measures(experiment: Experiment, suite: dict[str, Any]) -> tuple[str, list[
     primary = experiment.primary or suite["primary"]
     guards = suite["guards"] if experiment.guards == "all" else list(experiment.guards)
     known = [each["name"] for each in suite["measures"]]
-    if unknown := [name for name in (primary, *guards) if known and name not in known]:
+    if suite["path"] is None:
+        # kinds are the corpus's own, which is not built yet
+        if unknown := [name for name in (primary, *guards) if not OWN_MEASURE.fullmatch(name)]:
+            raise ValueError(
+                f"a run's own evaluation has no measure {unknown[0]!r}: it has bits_per_byte, bits_per_byte.KIND and "
+                "gain.MODALITY; give a suite for others"
+            )
+    elif unknown := [name for name in (primary, *guards) if name not in known]:
         raise ValueError(f"the suite {suite['name']} has no measure {unknown[0]!r}: it has {', '.join(known)}")
     return primary, sorted(guards)
 
@@ -205,7 +215,8 @@ def _anchor(
         tables = [path for path in tables if (read_json(path) or {}).get("winner")]
         if not tables:
             raise ValueError(f"anchor = 'last': no other experiment in {runs} has a winner: give anchor=None")
-        former = load_plan(max(tables, key=lambda path: path.stat().st_mtime).parent)
+        # the one that was planned last, whoever looked at which since
+        former = load_plan(max(tables, key=lambda path: path.with_name(PLAN_FILE).stat().st_mtime).parent)
         setting = ""
     else:
         experiment_name, _, setting = asked.partition("/")

@@ -161,6 +161,8 @@ def test_cancelled_trials_wait_for_retry(plan, capsys):
     run, engine = runner(plan, good)
     run.run()
     assert "02-seed0" in engine.submitted
+    assert main(["cancel", "tiny", "02-seed0", *runs]) == 2
+    assert "02-seed0 is done: only trials that have not ended" in capsys.readouterr().err
 
 
 def test_one_run_at_a_time(plan):
