@@ -110,7 +110,7 @@ class ExperimentRunRequest(EngineOptions, ExperimentPlanRequest):
         for name, asked in (("threads", self.threads), ("gpus", self.gpus)):
             if asked is not None and asked != plan.head[name]:
                 raise ValueError(
-                    f"--{name} {asked}: the plan of {plan.name} has {plan.head[name]}; plan it under a new name to change it"
+                    f"--{name} {asked}: the plan of {plan.name} has {plan.head[name]}; plan it under another name"
                 )
         return plan
 
@@ -252,9 +252,8 @@ def _read(argv: Sequence[str]) -> Any:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: brine experiments VERB NAME ... (each has --help)\n")
         for verb, request in VERBS.items():
-            print(
-                f"  {verb:<8} {' '.join((request.__doc__ or '').split()).partition('. ')[0].partition(':')[0].rstrip('.')}"
-            )
+            said = " ".join((request.__doc__ or "").split()).partition(". ")[0].partition(":")[0]
+            print(f"  {verb:<8} {said.rstrip('.')}")
         raise SystemExit(0)
     if argv[0] not in VERBS:
         raise ValueError(f"brine experiments has no verb {argv[0]!r}: it has {', '.join(VERBS)}")

@@ -3,8 +3,7 @@
     champion, or a digest of weights, or its beginning      (in runs/registry, or the folder that BRINE_REGISTRY names)
     runs/registry/champion -> models/<SHA-256 of the weights>/
 
-This imports no torch, and reads names of folders, and of a model's card what revoked it; what a registry holds, and how,
-is `brine.registry`'s.
+This imports no torch. It reads names of folders, and in a model's card what revoked it; the rest is `brine.registry`'s.
 """
 
 import os

@@ -4,7 +4,8 @@ Held-out documents are known before the first document is given out: their ids a
 Only where a training document of another source has the same texts and sorts of media are the media of both read, once
 each, and compared by SHA-256; so a caption that is common costs a reading of its pictures, and nothing else does.
 An id counts where both sources give their documents ids; those of a folder of files are paths, and two folders may well
-have a `README.md` each. Nearly equal documents are left to `near_duplicates`, copies inside one source to `exact_duplicates`.
+have a `README.md` each. Nearly equal documents are left to `near_duplicates`, copies inside one source to
+`exact_duplicates`.
 """
 
 import hashlib

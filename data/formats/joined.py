@@ -5,7 +5,7 @@
     id              as it was; NAME/id where an earlier source has the id already
     split           by its source alone; `test` instead of `train` where consent does not allow training
 
-A training document whose content, or whose id, another source holds out is quarantined with that reason (`held_out`). Documents
+A training document whose content, or whose id, another source holds out is quarantined with that reason. Documents
 come in the order of the sources, each in its own order. Cost: one more reading of the texts (`held_out`).
 """
 

@@ -167,8 +167,10 @@ def test_a_plan_is_continued_as_it_is_by_name_and_by_a_file_that_still_says_the_
 
 def test_a_suite_that_was_named_is_found_from_everywhere(make_plan, tmp_path, monkeypatch):
     """Trials run in other folders than the one in which the plan is made."""
-    found = SimpleNamespace(name="held", folder=Path("runs/suites/held@1"), digest="d", primary="bits_per_byte", guards=(),
-                            measures=(MeasureSpec("bits_per_byte"),))  # fmt: skip
+    found = SimpleNamespace(
+        name="held", folder=Path("runs/suites/held@1"), digest="d", primary="bits_per_byte", guards=(),
+        measures=(MeasureSpec("bits_per_byte"),),
+    )  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("brine.experiments.trials.measure._open_suite", lambda name: found)
     assert make_plan(suite="held@1").head["suite"]["path"] == str(tmp_path / "runs/suites/held@1")
