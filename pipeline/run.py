@@ -28,6 +28,7 @@ from brine.pipeline.inputs.pinned import Pinned, ResolveModel, pin, registered_m
 from brine.pipeline.inputs.sources import encoded_settings
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
 from brine.pipeline.recipe import Recipe
+from brine.pipeline.stages.run_lock import refusals_named
 from brine.pipeline.stages.stage_store import PipelineStage, StageStore, logger, restore_if_refused
 from brine.training.logging.environment import environment
 from brine.training.logging.metrics import require_sink
@@ -64,6 +65,7 @@ def run_pipeline(
     folder, content = Path(runs) / recipe.name, ContentStore(store or Path(runs) / STORE_FOLDER)
     untrained = untrained_stages_of(recipe)
     with (
+        refusals_named(recipe.name),
         StageStore(folder, world=world, rerun=rerun, untrained=untrained, content=content) as stages,
         restore_if_refused(folder / name for name in RUN_RECORD_FILES),
     ):
