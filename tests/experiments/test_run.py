@@ -97,7 +97,7 @@ def test_editing_the_tree_changes_nothing(finished, source, tmp_path):
     """A checkout whose learning rate is edited to nothing after the plan was frozen."""
     checkout, runs = tmp_path / "checkout", tmp_path / "runs"
     left_out = shutil.ignore_patterns(
-        ".git", ".types", "tests", "runs", "docs", "notebooks", "__pycache__", "benchmarks"
+        *(".git", ".types", ".venv", ".pytest_cache", "tests", "runs", "docs", "notebooks", "__pycache__", "benchmarks")
     )
     shutil.copytree(ROOT, checkout, ignore=left_out)
     (checkout / "tests").mkdir()
