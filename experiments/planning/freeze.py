@@ -42,7 +42,7 @@ from brine.pipeline.model_stages import model_stages_of, train_config_of
 from brine.pipeline.recipe import Recipe
 from brine.planner.memory import memory
 from brine.planner.out_of_memory import current_settings
-from brine.recipes.registry import find_function
+from brine.recipes.registry import make_by_name
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime
 
@@ -60,14 +60,7 @@ OWN_MEASURE = re.compile(rf"bits_per_byte(\..+)?|gain\.({'|'.join(MODALITIES)})"
 def find_experiment(name: str) -> tuple[str, Experiment]:
     """(name, experiment) of an entry point `brine.experiments` or of a Python file. Raises ValueError for none, and
     with its message for one that fails."""
-    make = find_function(name, group=GROUP, known={}, what="experiment", returns="an Experiment")
-    try:
-        found = make()
-    except Exception as error:
-        raise ValueError(f"the experiment {name} fails, with {type(error).__name__}: {error}") from error
-    if not isinstance(found, Experiment):
-        raise ValueError(f"{name} returns {type(found).__name__}: an experiment's function returns an Experiment")
-    return make.__name__, found
+    return make_by_name(name, Experiment, group=GROUP, what="experiment")
 
 
 def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus: int | None = None) -> ExperimentPlan:
