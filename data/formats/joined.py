@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from brine.common.files import parse_object
 from brine.data.document import Document, Quarantined, Text
 from brine.data.files.roots import MediaRoots
 from brine.data.formats.corpus_source import CorpusSource
@@ -75,6 +76,7 @@ def open_sources(
             "format": found.format,
             "sha256": found.digest(False),
         }
+        | ({"labelled_by": labelling_models(found.path)} if source.consent == "pseudo" else {})
         for source, found in zip(sources, opened, strict=True)
     )
     containers = tuple(
@@ -83,6 +85,20 @@ def open_sources(
     label = Path(" + ".join(source.name for source in sources))
     format = " + ".join(dict.fromkeys(found.format for found in opened))
     return DocumentSource(label, format, roots, read, digest, count, containers, described=described)
+
+
+def labelling_models(path: Path) -> list[str]:
+    """Sorted SHA-256 of the weights of the models whose words a pool has (`brine.salt.pseudo_pool`), from the field
+    `pseudo.origin` of its lines; [] for another source."""
+    if not path.is_file():
+        return []
+    found = set()
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            said = (parse_object(line) or {}).get("pseudo")
+            if isinstance(said, dict) and isinstance(origin := said.get("origin"), str):
+                found.add(origin)
+    return sorted(found)
 
 
 def joined_digest(parts: Sequence[tuple[str, str, str]]) -> str:

@@ -186,3 +186,7 @@ def test_rounds_with_a_real_registry_and_suite(tmp_path, monkeypatch):
     assert line_run("line", line, runs).run(2)[1] == second
     assert Registry(registry).log.scan().entries == entries and verify(registry) == []
     assert [entry["event"] for entry in entries].count("gate") == 2
+    # who trains on labels is made from who gave them
+    if second["data"][second["setting"]]["documents"].get("pseudo"):
+        card = Registry(registry).card(second["gate"]["models"][0])
+        assert promoted in card["sources"].values()

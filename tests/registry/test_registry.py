@@ -320,6 +320,18 @@ def test_a_revoked_source_marks_all_downstream(registry, runs):
         registry.revoke(first, reason="x")
 
 
+def test_a_revoked_labeller_marks_what_was_trained_on_its_labels(registry, runs, monkeypatch):
+    """Also where the model that gave pseudo-labels is not registered itself."""
+    labels = [{"name": "pseudo", "consent": "pseudo", "labelled_by": [sha("teacher")]}]
+    monkeypatch.setattr("brine.registry.card.consent_counts", lambda run, lineage: {"pseudo": 40})
+    plain = registry.add(make_run(runs, "plain"))
+    monkeypatch.setattr("brine.registry.card._corpus_sources", lambda run, lineage: labels)
+    pupil = registry.add(make_run(runs, "pupil", learning_rate=9e-3))
+    assert registry.card(pupil)["sources"]["labels.pseudo.1"] == sha("teacher")
+    assert registry.revoke(sha("teacher")[:16], reason="it was trained on test data") == [pupil]
+    assert "test data" in registry.card(pupil)["revoked"][0] and registry.card(plain)["revoked"] == []
+
+
 def test_a_second_promoter_is_told_that_the_champion_changed(registry, runs):
     promote(registry, add_setting(registry, runs, "base"))
     ours = add_setting(registry, runs, "ours", **BETTER)
