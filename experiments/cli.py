@@ -17,6 +17,7 @@ import tyro
 
 from brine.common.command_line import command, parse
 from brine.common.files import differences
+from brine.common.formatting import counted
 from brine.common.tables import as_text, table
 from brine.experiments import batch
 from brine.experiments.engines.options import EngineOptions
@@ -213,8 +214,9 @@ def describe(plan: ExperimentPlan) -> str:
     return "\n".join([
         f"question: {head['question']}", f"expected: {head['expects']}", "",
         as_text(table(("setting", "", "steps", "FLOPs", "off budget"), rows)),
-        f"{len(plan.trials)} trials of {resources['cores']} threads, {resources['gpus']} GPUs and about "
-        f"{resources['memory_gib']:.1f} GiB each; suite {head['suite']['name']}, primary {head['primary']}",
+        f"{counted(len(plan.trials), 'trial')} of {counted(int(resources['cores']), 'thread')}, "
+        f"{counted(int(resources['gpus']), 'GPU')} and about {resources['memory_gib']:.1f} GiB each; "
+        f"suite {head['suite']['name']}, primary {head['primary']}",
         f"code {head['code']['commit']} ({head['code']['digest']}); plan in {plan.folder}",
     ])  # fmt: skip
 

@@ -45,7 +45,8 @@ def verify(root: Path) -> list[str]:
     if (root / MODELS).is_dir():
         for name in sorted(os.listdir(root / MODELS)):
             if _DIGEST.fullmatch(name) and name not in history.added:
-                found.append(f"{root / MODELS / name} is in no line of the log: add the model again")
+                way = "put the damaged log back from a copy first" if scan.damage else "add the model again"
+                found.append(f"{root / MODELS / name} is in no line of the log: {way}")
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from brine.common.tables import sanitize, table
 from brine.registry.history import History
+from brine.registry.lineage import OF_NOTHING
 from brine.registry.promotion import Promotion
 
 SHORT = 12
@@ -122,7 +123,8 @@ def _left(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]):
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {str(value)[:16]}" for name, value in values.items()) or "-"
+    shown = {name: "none" if value == OF_NOTHING else str(value)[:16] for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "-"
 
 
 def _flops(cost: Mapping[str, Any]) -> float:
