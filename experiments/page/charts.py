@@ -17,6 +17,11 @@ CHAR_WIDTH = 7.2
 _EQUAL_COST = 0.01
 """Relative spread of costs below which they are shown as equal."""
 _POINT_NAME = 24
+"""Characters of a name that fit beside a point."""
+_POINTS_NAMED = 2
+"""Points whose names do not run into each other; of more the numbers are shown."""
+_FIGURE_WIDTH = 40
+"""Width of a cell in which a figure has a decimal."""
 _BETTER, _WORSE = 0, 1
 """Colour classes of what is better and worse."""
 
@@ -75,13 +80,14 @@ def cost_chart(
         words = f"{point.name}: {point.quality:.4g} at {short(point.cost)}"
         size = 5.5 if point.emphasized else 4.0
         drawing.add("circle", kind=f"dot {style}", cx=at_x(point.cost), cy=at_y(point.quality), r=size, title=words)
+    in_full = len(front) <= _POINTS_NAMED and all(len(points[number].name) <= _POINT_NAME for number in front)
     for number in front:
-        x, y = at_x(points[number].cost), at_y(points[number].quality)
+        x, y, name = at_x(points[number].cost), at_y(points[number].quality), points[number].name
         anchor = "end" if x > (LEFT + WIDTH - RIGHT) / 2 else "start"
         drawing.text(
             x + (-8 if anchor == "end" else 8),
             y + (16 if anchor == "end" else -7),
-            cut(points[number].name, _POINT_NAME),
+            name if in_full else cut(name.partition(" ")[0], _POINT_NAME),
             anchor=anchor,
             kind="label",
         )
@@ -124,7 +130,9 @@ def difference_map(
             if decided:
                 drawing.add("rect", group, kind="frame", **box)
             kind = "over" if strength > 0.75 else "on"
-            drawing.text(x + wide / 2, y + 16, f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}"), kind=kind)
+            figure = f"{100 * value:+.1f}" if wide > _FIGURE_WIDTH else f"{100 * value:+.0f}"
+            if len(figure) * CHAR_WIDTH <= wide:
+                drawing.text(x + wide / 2, y + 16, figure.replace("-", "\N{MINUS SIGN}"), kind=kind)
     for column, name in enumerate(shown):
         drawing.text(_MAP_LEFT + wide * (column + 0.5), bottom + 16, name)
     drawing.text((_MAP_LEFT + WIDTH - RIGHT) / 2, bottom + 34, x_label, kind="label")
