@@ -69,7 +69,7 @@ def show_tables(card: Mapping[str, Any], history: History) -> list[Any]:
     facts += [("revoked", reason) for reason in history.why_revoked(model)]
     facts += [("forced", f"{each['reason']} ({date_of(each)})") for each in history.forced.get(model, ())]
     lineage = [(entry["name"], name, _pairs(entry["inputs"])) for name, entry in card["stages"].items()]
-    lineage += [(name, digest, "source") for name, digest in card["sources"].items()]
+    lineage += [(name, digest, "source") for name, digest in card["sources"].items() if digest != OF_NOTHING]
     lineage += [(name, digest, "weights") for name, digest in card["parents"].items()]
     tables = [_left(("", ""), facts), _left(("made from", "digest", "inputs"), lineage)]
     measured = [
