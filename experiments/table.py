@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from brine.common.files import finite, read_json, write_json
+from brine.common.formatting import counted
 from brine.evals.measurement import Measurement, MeasureSpec
 from brine.experiments.planning.freeze import ANCHOR_SETTING, FORMER_SETTING
 from brine.experiments.planning.plan import (
@@ -213,7 +214,9 @@ def _note(results: ResultTable, setting: str, phase: str) -> str:
     """ "1 of 3 seeds diverged", or "" where all are done."""
     counts, total = results.outcomes(setting, phase), len(results.trials_of(setting, phase))
     words = {DIVERGED: "diverged", FAILED: "failed", "missing": "not finished"}
-    return "; ".join(f"{counts[name]} of {total} seeds {what}" for name, what in words.items() if counts.get(name))
+    return "; ".join(
+        f"{counts[name]} of {counted(total, 'seed')} {what}" for name, what in words.items() if counts.get(name)
+    )
 
 
 def _without(results: ResultTable, ranking: Sequence[str]) -> list[str]:

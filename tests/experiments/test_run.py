@@ -148,7 +148,7 @@ def test_divergence_is_a_result(source, tmp_path):
     more = "axes=Listed([{'large.max_rollbacks': 0}, {'large.max_rollbacks': 0, 'large.learning_rate': 1e30}])"
     path, runs = write_experiment(tmp_path / "tiny.py", source, more=more), tmp_path / "runs"
     output = finish(start("run", path, runs, "--workers", "2"))
-    assert "1 of 1 seeds diverged" in output and "winner: 01" in output
+    assert "1 of 1 seed diverged" in output and "winner: 01" in output
     record = read_json(runs / "tiny" / "trials" / "02-seed0" / "trial.json")
     assert record["outcome"] == "diverged" and "rolled back" in record["reason"]
     assert not [event for event in read_jsonl(runs / "tiny" / "events.jsonl") if event.get("kind") == "killed"]
