@@ -227,7 +227,8 @@ def format_seeds(found: Mapping[str, Mapping[str, Any]]) -> str:
     ]  # fmt: skip
     head = ("ours minus theirs", "cases", f"over {first['interval_of']}", "p, Holm", "outcome for ours", "it needs")
     pairs = "paired by position" if first["paired"] else "not paired"
-    return f"{as_text(table(head, rows))}\n{seeds} {'seed' if seeds == '1' else 'seeds'}, {pairs}; per seed {_per_seed(first)}"
+    noun = "seed" if seeds == "1" else "seeds"
+    return f"{as_text(table(head, rows))}\n{seeds} {noun}, {pairs}; per seed {_per_seed(first)}"
 
 
 def _per_seed(entry: Mapping[str, Any]) -> str:
