@@ -95,8 +95,8 @@ def check_local(folder: str | Path | None, *, name: str) -> None:
     """Raise ValueError for a URL as the field `name`, which is a folder of this machine."""
     if (url := url_of(folder)) is not None:
         raise ValueError(
-            f"{name} = {url} must be a folder of this machine: give the URL to `brine train` as --remote-store, and the "
-            "stages are there too"
+            f"{name} = {url} must be a folder of this machine: give the URL to `brine train` as --remote-store, so "
+            "that the stages are there too"
         )
 
 

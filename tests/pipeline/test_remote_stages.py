@@ -20,6 +20,7 @@ from brine.common.remote.object_store import ObjectStore, RemoteError, Unavailab
 from brine.common.remote.stage_transfer import pull, push
 from brine.pipeline.run import run_pipeline
 from brine.pipeline.stages.remote_stages import RemoteStages, check_remote
+from brine.pipeline.stages.run_lock import on_main_rank
 from brine.pipeline.stages.stage_store import StageStore
 from brine.recipes.demo import demo
 from brine.training.parallel.distributed import init_distributed
@@ -245,7 +246,7 @@ def rank(number: int, port: int, runs: str, url: str) -> None:
             stages.stage("large", build, config={"n": 1}, on_all_ranks=True, protected=True),
             stages.stage("other", build, config={"n": 2}, on_all_ranks=True, protected=True),
         ]
-        world.barrier()
+        on_main_rank(world, remote.finish, poll_s=remote.poll_s)
     told = [[each.result, each.skipped] for each in found]
     (Path(runs) / f"told-{number}.json").write_text(json.dumps(told))
     dist.destroy_process_group()
@@ -278,3 +279,4 @@ def test_ranks_wait_for_a_long_download_and_build_what_is_not_there(tmp_path):
     assert told[0] == told[1] == [[{"fingerprint": "of one"}, True], [{"fingerprint": "of two ranks"}, False]]
     assert {path.name for path in (tmp_path / "there/a/other").glob("by-*")} == {"by-rank-0", "by-rank-1"}
     assert not list((tmp_path / "there/a/large").glob("by-*"))
+    assert pull("a", tmp_path / "third", tmp_path / "third/.store", url).sent == 2
