@@ -11,7 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-LONG = ("test_triton.py", "test_parallel.py", "test_pipeline.py", "test_standin.py", "test_resume.py")
+LONG = (
+    *("test_triton.py", "test_run.py", "test_pipeline.py", "test_parallel.py", "test_standin.py", "test_resume.py"),
+    *("test_faults.py", "test_rounds.py", "test_gluon.py", "test_build.py", "test_compile_report.py", "test_docs.py"),
+    *("test_wheel.py", "test_check_cluster.py", "test_measuring.py"),
+)
 """Files that begin first, so that no process is left alone with them at the end."""
 BYTECODE = Path(__file__).parent / ".pytest_cache" / "bytecode"
 """Where compiled modules lie when none may lie beside their sources."""

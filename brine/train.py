@@ -18,7 +18,6 @@ from brine.common.processes import TrainingInterrupted
 from brine.pipeline.inputs.pinned import pin
 from brine.pipeline.inputs.sources import check_paths
 from brine.pipeline.run import run_pipeline
-from brine.pipeline.stages.run_lock import NO_PERMISSION
 from brine.planner.estimate_run import estimate_run
 from brine.planner.out_of_memory import explain_out_of_memory
 from brine.recipes.launch import LaunchConfig, parse
@@ -66,10 +65,6 @@ def _run(launch: LaunchConfig) -> None:
 def _message(error: Exception) -> str:
     """The message of an error that the user can fix; others are raised again."""
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-        if error.errno in NO_PERMISSION:
-            return (
-                f"{error.filename} may not be used ({error.strerror}): change its permissions, or give another folder"
-            )
         if error.errno not in FULL_DISK:
             raise error
         return f"the disk is full ({error}): free some space; the same command resumes from the last checkpoint"

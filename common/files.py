@@ -74,6 +74,10 @@ def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
         known = new
     if not isinstance(old, dict) or not (fields or isinstance(new, Mapping)):
         new = deciding(new)
+        if _are_records(old) and _are_records(new) and len(old) == len(new):
+            # item by item: of two long lists only the beginnings would be seen
+            pairs = enumerate(zip(old, new, strict=True))
+            return [line for index, pair in pairs for line in differences(*pair, name=f"{name or 'value'}[{index}]")]
         return [] if old == new else [f"{name or 'value'}: {_short(old)} -> {_short(new)}"]
     lines = []
     for key in sorted(set(old) | set(known)):
@@ -85,6 +89,10 @@ def differences(old: Any, new: Any, *, name: str = "") -> list[str]:
         elif key not in fields or to_plain(known[key]) != _default(fields[key]):
             lines.append(f"{inner}: new, {_short(deciding(known[key]))}")
     return lines
+
+
+def _are_records(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _default(field: dataclasses.Field) -> Any:

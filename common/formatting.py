@@ -92,6 +92,22 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 thread", "2 threads", "1,000 threads": a count with its noun, whose plural ends in s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def cut_at_word(text: str, width: int) -> str:
+    """The text in at most `width` characters: what is longer ends behind a whole word, with "..."."""
+    if len(text) <= width:
+        return text
+    kept = text[: width - 3]
+    if not text[width - 3].isspace():
+        # a single word longer than all is cut where it has to be
+        kept = kept.rsplit(None, 1)[0] if len(kept.split()) > 1 else kept
+    return f"{kept.rstrip(' ,;:.')}..."
+
+
 def file_size(num_bytes: float) -> str:
     """1536 -> "1.5 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):

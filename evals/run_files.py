@@ -221,7 +221,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     ]
     pairs += [(f"{name} character error rate", _number(rate)) for name, rate in summary["cer"].items()]
     pairs += [(f"target {name}", status[target["reached"]]) for name, target in summary["targets"].items()]
-    pairs.append(("wall clock", f"{summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_gib']} GiB"))
+    pairs.append(("time of all stages", f"{summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_gib']} GiB"))
     return "\n".join(f"{name:<34}{value}" for name, value in pairs)
 
 

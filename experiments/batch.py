@@ -17,6 +17,7 @@ from pathlib import Path
 
 from brine.common.content_store import file_lock
 from brine.common.files import read_json, read_jsonl, write_json
+from brine.common.formatting import counted
 from brine.common.processes import StopSignal
 from brine.experiments.engines.engine import Engine
 from brine.experiments.engines.process import GRACE_S, TrialJob
@@ -180,7 +181,7 @@ class BatchRun:
 
     def _end_all(self) -> None:
         """Ask all trials to save and end, and wait for that."""
-        self.display.say(f"ending {len(self.running)} trials; each saves first")
+        self.display.say(f"ending {counted(len(self.running), 'trial')}; each saves first")
         for name in self.running:
             self.engine.cancel(name)
         end = time.monotonic() + self.grace_s + CLOSE_S
@@ -215,7 +216,7 @@ class BatchRun:
         failed = [f"{name} ({record['reason']})" for name, record in records.items() if record.get("outcome") == FAILED]
         if failed:
             raise TrialsFailedError(
-                f"{len(failed)} of {len(records)} trials failed: {'; '.join(failed[:5])}; "
+                f"{len(failed)} of {counted(len(records), 'trial')} failed: {'; '.join(failed[:5])}; "
                 f"`brine experiments retry {self.plan.name}` tries them again"
             )
 
@@ -265,11 +266,14 @@ def retry(plan: ExperimentPlan, names: list[str]) -> list[str]:
 
 def cancel(plan: ExperimentPlan, names: list[str]) -> list[str]:
     """Cancel trials that have not ended, all of them if none is named: a `run` that is at work on one asks it to save
-    and end; returns their names."""
+    and end; returns their names. Raises ValueError for an unknown name or one that has ended."""
     chosen = []
     for trial in [plan.trial(name) for name in names] if names else plan.trials:
         folder = plan.trial_folder(trial)
-        if not (folder / TRIAL_FILE).exists():
+        record = read_json(folder / TRIAL_FILE)
+        if record is not None and names:
+            raise ValueError(f"{trial.name} is {record.get('outcome')}: only trials that have not ended are cancelled")
+        if record is None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / CANCELLED_FILE).touch()
             chosen.append(trial.name)

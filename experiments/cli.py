@@ -17,6 +17,7 @@ import tyro
 
 from brine.common.command_line import command, parse
 from brine.common.files import differences
+from brine.common.formatting import counted
 from brine.common.tables import as_text, table
 from brine.experiments import batch
 from brine.experiments.engines.options import EngineOptions
@@ -59,8 +60,8 @@ class ExperimentPlanRequest(ExperimentRequest):
 
     name: str | None = None
     """Name of the plan; that of the experiment's function or file if not given."""
-    threads: int = 1
-    """CPU threads of every trial; part of the plan, since they change the last bits of the weights."""
+    threads: int | None = None
+    """CPU threads of every trial, 1 if not given; part of the plan, since they change the last bits of the weights."""
     gpus: int | None = None
     """GPUs of every trial; if not given, as the recipe's device needs."""
 
@@ -72,7 +73,8 @@ class ExperimentPlanRequest(ExperimentRequest):
         """Freeze the plan, or find it."""
         found, experiment = find_experiment(self.experiment)
         name = self.name or (Path(self.experiment).stem if self.experiment.endswith(".py") else found)
-        return freeze(name, experiment, runs=self.runs, threads=self.threads, gpus=self.gpus)
+        threads = 1 if self.threads is None else self.threads
+        return freeze(name, experiment, runs=self.runs, threads=threads, gpus=self.gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class ExperimentRunRequest(EngineOptions, ExperimentPlanRequest):
         open_engine = self.engine_opener()
         if self.tracker is not None:
             require_sink(self.tracker)
-        plan = self.plan() if (self.folder() / PLAN_FILE).is_file() and self.name is None else self.freeze()
+        plan = self.find_plan()
         running = batch.BatchRun(
             plan, open_engine(plan.folder), engine_name=self.engine, tracker=self.tracker, display=LiveTable()
         )
@@ -98,6 +100,20 @@ class ExperimentRunRequest(EngineOptions, ExperimentPlanRequest):
             show_table(running.plan, tracker=self.tracker)
             raise
         show_table(running.plan, tracker=self.tracker)
+
+    def find_plan(self) -> ExperimentPlan:
+        """The plan of a name as it was frozen; of a file, which must still say the same, or the one that is made of it.
+
+        Raises ValueError for a file that says something else by now, and for options that the plan does not have."""
+        if self.name is not None or self.experiment.endswith(".py") or not (self.folder() / PLAN_FILE).is_file():
+            return self.freeze()
+        plan = self.plan()
+        for name, asked in (("threads", self.threads), ("gpus", self.gpus)):
+            if asked is not None and asked != plan.head[name]:
+                raise ValueError(
+                    f"--{name} {asked}: the plan of {plan.name} has {plan.head[name]}; plan it under another name"
+                )
+        return plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +214,9 @@ def describe(plan: ExperimentPlan) -> str:
     return "\n".join([
         f"question: {head['question']}", f"expected: {head['expects']}", "",
         as_text(table(("setting", "", "steps", "FLOPs", "off budget"), rows)),
-        f"{len(plan.trials)} trials of {resources['cores']} threads, {resources['gpus']} GPUs and about "
-        f"{resources['memory_gib']:.1f} GiB each; suite {head['suite']['name']}, primary {head['primary']}",
+        f"{counted(len(plan.trials), 'trial')} of {counted(int(resources['cores']), 'thread')}, "
+        f"{counted(int(resources['gpus']), 'GPU')} and about {resources['memory_gib']:.1f} GiB each; "
+        f"suite {head['suite']['name']}, primary {head['primary']}",
         f"code {head['code']['commit']} ({head['code']['digest']}); plan in {plan.folder}",
     ])  # fmt: skip
 
@@ -237,7 +254,8 @@ def _read(argv: Sequence[str]) -> Any:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: brine experiments VERB NAME ... (each has --help)\n")
         for verb, request in VERBS.items():
-            print(f"  {verb:<8} {' '.join((request.__doc__ or '').split()).partition('.')[0].partition(':')[0]}")
+            said = " ".join((request.__doc__ or "").split()).partition(". ")[0].partition(":")[0]
+            print(f"  {verb:<8} {said.rstrip('.')}")
         raise SystemExit(0)
     if argv[0] not in VERBS:
         raise ValueError(f"brine experiments has no verb {argv[0]!r}: it has {', '.join(VERBS)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brine.common.files import parse_object, read_json
-from brine.common.formatting import duration
+from brine.common.formatting import cut_at_word, duration
 from brine.common.tables import as_text, table
 from brine.evals.run_files import STAGES
 from brine.experiments.planning.plan import CANCELLED_FILE, TRIAL_FILE, ExperimentPlan, TrialSpec
@@ -20,6 +20,8 @@ REFRESH_S = 1.0
 PLAIN_EVERY_S = 60.0
 """Between two lines about what runs, where the output is no terminal."""
 TAIL_BYTES = 16384
+REASON_WIDTH = 80
+"""Characters of a reason in the table of trials."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def status_rows(statuses: Iterable[TrialStatus]) -> list[list[str]]:
     return [
         [each.name, each.state, each.stage, "" if each.step is None else f"{each.step}/{each.num_steps}",
          "" if each.loss is None else f"{each.loss:.4f}", "" if each.s_left is None else duration(each.s_left),
-         each.message[:80]]
+         cut_at_word(" ".join(each.message.split()), REASON_WIDTH)]
         for each in statuses
     ]  # fmt: skip
 
@@ -98,6 +100,13 @@ def format_status(plan: ExperimentPlan, *, running: Collection[str] = ()) -> str
     """All trials as text."""
     statuses = [trial_status(plan, trial, running=running) for trial in plan.trials]
     return f"{plan.name}: {counts_of(statuses)}\n\n" + as_text(table(HEAD, status_rows(statuses)))
+
+
+def running_line(status: TrialStatus) -> str:
+    """ "01-seed0: small step 20/60, loss 2.7183, about 1:20 left" of a trial that runs."""
+    loss = "" if status.loss is None else f", loss {status.loss:.4f}"
+    left = f", about {duration(status.s_left)} left" if status.s_left else ""
+    return f"{status.name}: {status.stage} step {status.step}/{status.num_steps}{loss}{left}"
 
 
 def counts_of(statuses: Iterable[TrialStatus]) -> str:
@@ -153,8 +162,7 @@ class LiveTable:
             if self._told_at:
                 for each in statuses:
                     if each.state == ending.RUNNING and each.step is not None:
-                        left = f", about {duration(each.s_left)} left" if each.s_left else ""
-                        self.say(f"{each.name}: {each.stage} step {each.step}/{each.num_steps}, loss {each.loss}{left}")
+                        self.say(running_line(each))
             self._told_at = clock
 
     def say(self, text: str) -> None:

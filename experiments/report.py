@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from brine.common.files import differences, read_json
+from brine.common.files import differences, read_json, to_plain
 from brine.evals.measurement import MeasureSpec
 from brine.experiments.page.records import (
     CONFIRM,
@@ -26,6 +26,8 @@ from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.table import COSTS_FILE
 from brine.experiments.trials import ending
 
+_APART = ("name: ", "seed: ", "small.seed: ", "large.seed: ", "runtime.num_threads: ")
+"""Fields of a recipe in which all trials of a setting, or of a plan, differ from the base recipe anyway."""
 PAGE_FILE = "experiment.html"
 _ANCHORS = {"new_anchor": "new - anchor", "anchor_former": "anchor - former", "new_former": "new - former"}
 _STATES = {ending.FINISHED: DONE, ending.DIVERGED: DIVERGED, ending.FAILED: FAILED}
@@ -70,7 +72,7 @@ def page_data(plan: ExperimentPlan, table: Mapping[str, Any], costs: Mapping[str
         }
         or {table["primary"]: MeasureSpec(table["primary"])},
         settings=settings,
-        base=names[table["reference"]],
+        reference=names[table["reference"]],
         winner=names.get(winner.get("setting")),
         guards=tuple(table["guards"]),
         suite=f"{suite['name']} {(suite.get('digest') or '')[:16]}".strip(),
@@ -89,20 +91,23 @@ def _shown_names(table: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _value(value: Any) -> str:
-    """Lists without quotes and brackets."""
+    """Lists without quotes and brackets; sources, and whatever else has a name, by it."""
+    if isinstance(value, dict) and value.get("name"):
+        return str(value["name"])
     if isinstance(value, list):
         return "+".join(map(_value, value)) or "none"
     return str(value)
 
 
 def _changes(plan: ExperimentPlan, setting: str) -> tuple[str, ...]:
-    """How the recipe of a setting differs from the reference's, a line each."""
-    recipes = {trial.setting: trial.recipe for trial in reversed(plan.trials) if trial.recipe}
-    ours, base = recipes.get(setting), recipes.get(plan.reference)
-    if ours is None or base is None or setting == plan.reference:
-        return ()
-    apart = ("name: ", "seed: ", "small.seed: ", "large.seed: ")
-    return tuple(line for line in differences(base, parse_recipe(ours)) if not line.startswith(apart))
+    """How the recipe of a setting differs from the base recipe, a line each, seeds and threads apart."""
+    recipes = [(trial.rung, trial.recipe) for trial in plan.trials if trial.setting == setting and trial.recipe]
+    if not recipes:
+        return ("its recipe is not in the plan",)
+    # of a search the whole training, not the shorter ones of lower rungs
+    _, ours = max(recipes, key=lambda pair: pair[0])
+    lines = differences(to_plain(parse_recipe(plan.head["base"])), parse_recipe(ours))
+    return tuple(line for line in lines if not line.startswith(_APART))
 
 
 def _trial(

@@ -1,6 +1,7 @@
 """`table.json`: what an experiment's trials measured and how its settings differ, the same bytes whoever ran them.
 
-    settings         values of every seed and their mean, ranked by the primary measure; diverged settings last
+    settings         values of every seed and their mean, ranked by the primary measure; below all that trained those
+                     with a diverged seed, which is a result, then those that have none yet
     differences      each setting minus the first, over screening seeds, Holm-adjusted over the settings
     winner           the best by screening seeds: picked, so its number is too good
     confirmation     the winner minus the first, over confirmation seeds alone: the verdict
@@ -35,6 +36,7 @@ COSTS_FILE = "costs.json"
 LEVEL = 0.05
 """A difference counts when its Holm-adjusted p-value lies below."""
 PICKED = "picked among the settings by these seeds, so its number is too good"
+NOT_BETTER = "no setting was better"
 ROUND_P = 10
 """Digits of p-values: more would hang on the order of sums in libraries."""
 
@@ -173,7 +175,7 @@ def build_table(plan: ExperimentPlan) -> dict[str, Any]:
     table["differences"] = results.differences(ranking, reference, SCREEN)
     table["winner"] = winner and {
         "setting": winner, "label": settings[winner]["label"], "value": results.mean(winner, head["primary"]),
-        "note": PICKED if len(ranking) > 1 else "the only setting",
+        "note": "; ".join([PICKED if len(ranking) > 1 else "the only setting", *_without(results, ranking)]),
     }  # fmt: skip
     table["confirmation"] = _confirmation(results, winner)
     table["anchor"] = _anchor(results, winner) if head["anchor"] else None
@@ -214,6 +216,12 @@ def _note(results: ResultTable, setting: str, phase: str) -> str:
     return "; ".join(f"{counts[name]} of {total} seeds {what}" for name, what in words.items() if counts.get(name))
 
 
+def _without(results: ResultTable, ranking: Sequence[str]) -> list[str]:
+    """Which settings could not be chosen, since they have no result: "without 03 (3 of 3 seeds not finished)"."""
+    notes = {name: _note(results, name, SCREEN) for name in ranking}
+    return [f"without {name} ({note})" for name, note in notes.items() if note and DIVERGED not in note]
+
+
 def _trial(results: ResultTable, trial: TrialSpec) -> dict[str, Any]:
     record = results.records.get(trial.name, {})
     values = {
@@ -234,7 +242,7 @@ def _confirmation(results: ResultTable, winner: str | None) -> dict[str, Any] | 
     if winner is None or not plan.head["seeds"]["confirm"]:
         return None
     if winner == reference:
-        return {"setting": winner, "reference": reference, "differences": {}, "verdict": "no setting was better"}
+        return {"setting": winner, "reference": reference, "differences": {}, "verdict": NOT_BETTER}
     found = results.differences([winner], reference, CONFIRM)
     entries = {measure: entry[winner] for measure, entry in found.items()}
     primary = entries.get(plan.head["primary"])
@@ -274,6 +282,9 @@ def format_table(table: dict[str, Any], *, measures: Sequence[str] = ()) -> str:
     from brine.common.tables import table as make
 
     primary = table["primary"]
+    if unknown := [name for name in measures if name not in table["measures"]]:
+        known = ", ".join(table["measures"]) or "nothing yet"
+        raise ValueError(f"{unknown[0]!r} was not measured: {known} was")
     shown = list(measures) or [primary, *[name for name in table["measures"] if name in table["guards"]]]
     head = ["setting", "", *shown, f"minus {table['reference']}", "outcome", "seeds"]
     rows = []
@@ -289,9 +300,14 @@ def format_table(table: dict[str, Any], *, measures: Sequence[str] = ()) -> str:
         lines.append(f"winner: {winner['setting']} ({winner['label']}), {winner['note']}")
     if confirmed := table["confirmation"]:
         entry = confirmed["differences"].get(primary)
-        lines.append(f"verdict by the confirmation seeds: {confirmed['verdict']} {_interval(entry)}".rstrip())
+        if confirmed["verdict"] == NOT_BETTER:
+            lines.append(f"nothing was confirmed: {NOT_BETTER} than {confirmed['reference']} by the screening seeds")
+        else:
+            lines.append(f"verdict by the confirmation seeds: {confirmed['verdict']} {_interval(entry)}".rstrip())
         worse = [name for name, outcome in (confirmed.get("guards") or {}).items() if outcome == "worse"]
         lines += [f"guards that are worse: {', '.join(worse)}"] if worse else []
+        lacking = [name for name, outcome in (confirmed.get("guards") or {}).items() if outcome == "not measured"]
+        lines += [f"guards that were not measured: {', '.join(lacking)}"] if lacking else []
     if anchor := table["anchor"]:
         names = {"new_anchor": "new - anchor", "anchor_former": "anchor - former", "new_former": "new - former"}
         for key, words in names.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 from brine.common.files import differences, read_json
 from brine.data.packing.mixture import Mixture
-from brine.pipeline.inputs.places import place_of, places_before, recorded_corpus
+from brine.pipeline.inputs.locations import location_of, locations_before, recorded_corpus
 from brine.pipeline.recipe import MODEL_STAGES, Recipe
 from brine.pipeline.stages.stage_backup import (
     DONE_FILE,
@@ -55,19 +55,19 @@ def check_same_documents(store: StageStore, path: Path | None, *, digest: str, s
     folder, trouble = store.folder / "encoded", None
     begun = (read_json(folder / STAGE_FILE) or {}).get("inputs") or {}
     recorded, stored = recorded_corpus(store.folder), (read_json(folder / STORE / "meta.json") or {}).get("manifest")
-    places = places_before(recorded.get("manifest"), stored)
-    before = places[0] if places else ""
+    locations = locations_before(recorded.get("manifest"), stored)
+    before = locations[0] if locations else ""
     if "filter_log" in begun:
         before, is_other = "a built corpus", True
     elif "manifest" in begun:
-        is_other = path is None or (begun["manifest"] != digest and place_of(path) not in places)
+        is_other = path is None or (begun["manifest"] != digest and location_of(path) not in locations)
     else:
         before, is_other = "the synthetic corpus", "corpus" in begun and path is not None
     changes = [f"corpus.manifest: {before} -> {'the synthetic corpus' if path is None else path}"]
     if path is None and not is_other:
         made = (read_json(store.folder / "corpus" / STAGE_FILE) or {}).get("inputs") or {}
         before = recorded.get("source")
-        same_place = before == source or (before and source and place_of(before) == place_of(source))
+        same_place = before == source or (before and source and location_of(before) == location_of(source))
         is_other = made.get("source", digest) != digest and not same_place
         changes = [f"corpus.source: {before} -> {source}"]
     if store.world.is_main and is_other and (folder / DONE_FILE).exists():

@@ -30,7 +30,7 @@ from brine.pipeline.inputs.sources import encoded_settings
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
 from brine.pipeline.recipe import Recipe
 from brine.pipeline.stages.remote_stages import RemoteStages, check_remote
-from brine.pipeline.stages.run_lock import on_main_rank
+from brine.pipeline.stages.run_lock import on_main_rank, refusals_named
 from brine.pipeline.stages.stage_backup import restore_if_refused
 from brine.pipeline.stages.stage_store import PipelineStage, StageStore, logger
 from brine.training.logging.environment import environment
@@ -74,6 +74,7 @@ def run_pipeline(
     remote = RemoteStages(remote_store, content, folder, world=world) if remote_store is not None else None
     untrained = untrained_stages_of(recipe)
     with (
+        refusals_named(recipe.name),
         StageStore(folder, world=world, rerun=rerun, untrained=untrained, content=content, remote=remote) as stages,
         restore_if_refused(folder / name for name in RUN_RECORD_FILES),
     ):

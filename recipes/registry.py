@@ -1,7 +1,7 @@
 """Recipes by name, from entry points of installed packages (group `brine.recipes`), Brine's included, or from a file.
 
 A recipe is a function without parameters that returns a `Recipe`, often another one with some fields replaced.
-`find_function` finds other things that are such functions in the same way.
+`make_by_name` makes other things that such functions return.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from brine.common.plugins import load_plugin, plugins
 from brine.pipeline.recipe import CorpusConfig, PackingConfig, Recipe
@@ -24,7 +24,8 @@ from brine.recipes.quick import quick
 from brine.recipes.real import real
 from brine.recipes.synth import synth
 
-__all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_function", "find_recipe", "recipe_names"]
+__all__ = ["RECIPES", "CorpusConfig", "PackingConfig", "Recipe", "find_recipe", "make_by_name", "recipe_names"]
+Made = TypeVar("Made")
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe for recipe in (demo, quick, real, synth, base, needle, long_cpu, long_1m)
@@ -38,10 +39,26 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Callable[[], Recipe]:
     """The recipe of a name, or of a Python file (its namesake function or its only one). Raises ValueError for none."""
-    return find_function(name, group="brine.recipes", known=RECIPES, what="recipe", returns="a Recipe")
+    return _find_function(name, group="brine.recipes", known=RECIPES, what="recipe", returns="a Recipe")
 
 
-def find_function(
+def make_by_name(name: str, kind: type[Made], *, group: str, what: str) -> tuple[str, Made]:
+    """(name of the function, what it returned) of an entry point of `group` or of a Python file.
+
+    kind: of what is returned. what: its word for messages. Raises ValueError for none, and with its message for a
+    function that fails."""
+    returns = f"{_article(kind.__name__)} {kind.__name__}"
+    make = _find_function(name, group=group, known={}, what=what, returns=returns)
+    try:
+        found = make()
+    except Exception as error:
+        raise ValueError(f"the {what} {name} fails, with {type(error).__name__}: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{name} returns {type(found).__name__}: {_article(what)} {what}'s function returns {returns}")
+    return make.__name__, found
+
+
+def _find_function(
     name: str, *, group: str, known: Mapping[str, Callable[[], Any]], what: str, returns: str
 ) -> Callable[[], Any]:
     """A function without parameters by name: one of `known`, an entry point of `group`, or of a Python file its
@@ -60,7 +77,7 @@ def find_function(
 
 def _function_of_file(path: Path, *, what: str, returns: str) -> Callable[[], Any]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: give the path of {_owned(what)} file")
+        raise ValueError(f"{path} does not exist: give the path of {_article(what)} {what}'s file")
     spec = importlib.util.spec_from_file_location(f"brine_{what}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -82,5 +99,5 @@ def _function_of_file(path: Path, *, what: str, returns: str) -> Callable[[], An
     return next(iter(makers.values()))
 
 
-def _owned(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}'s"
+def _article(word: str) -> str:
+    return "an" if word[0].lower() in "aeiou" else "a"

@@ -36,6 +36,7 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
     from brine.evals.run_files import stage_costs
 
     lineage = trace(run, stage)
+    lineage.sources |= labelling_models(run, lineage)
     top = read_stage(run / stage)
     assert top is not None and top.weights is not None
     recipe, environment = read_json(run / "recipe.json"), read_json(run / "environment.json")
@@ -72,16 +73,28 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
     return finite(to_plain(card)), lineage
 
 
+def labelling_models(run: Path, lineage: Lineage) -> dict[str, str]:
+    """{source and number: SHA-256 of weights} of the models whose words the corpus of a run has as pseudo-labels."""
+    return {
+        f"labels.{source['name']}.{number}": str(model)
+        for source in _corpus_sources(run, lineage)
+        for number, model in enumerate(source.get("labelled_by") or (), start=1)
+    }
+
+
+def _corpus_sources(run: Path, lineage: Lineage) -> list[dict[str, Any]]:
+    if "encoded" not in {entry["name"] for entry in lineage.stages.values()}:
+        return []
+    return list((read_json(run / "encoded" / "store" / "meta.json") or {}).get("corpus_sources") or ())
+
+
 def consent_counts(run: Path, lineage: Lineage) -> dict[str, int | None]:
     """{class of consent: documents} of the corpus; one source without a class counts as "unknown"."""
     names = {entry["name"]: entry for entry in lineage.stages.values()}
     encoded = read_stage(run / "encoded") if "encoded" in names else None
     documents = None if encoded is None else encoded.result.get("documents")
     store = run / "encoded" / "store"
-    classes = {
-        str(source["name"]): str(source.get("consent", UNKNOWN))
-        for source in (read_json(store / "meta.json") or {}).get("corpus_sources") or ()
-    }
+    classes = {str(source["name"]): str(source.get("consent", UNKNOWN)) for source in _corpus_sources(run, lineage)}
     if not classes:
         return {UNKNOWN: documents}
     from brine.data.corpus.store import EncodedCorpus

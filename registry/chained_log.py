@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import parse_object, sync_folder, to_json_line, write_json
+from brine.common.formatting import counted
 
 LOG_FILE, HEAD_FILE, TORN_FILE = "log.jsonl", "head.json", "log.torn"
 
@@ -76,7 +77,7 @@ class ChainedLog:
         damage += gaps
         if num_applied > (numbers[-1] if lines else 0):
             cut = " (and its last line is cut off)" if torn else ""
-            damage.append(f"{self.path} is truncated: it has {len(lines)} lines of {num_applied}{cut}")
+            damage.append(f"{self.path} is truncated: it has {len(lines)} of {counted(num_applied, 'line')}{cut}")
         return LogScan(entries, damage, torn, num_applied, hashes)
 
     def append(self, entries: Iterable[Mapping[str, Any]], scan: LogScan) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ in which something is missing is incomplete. A teacher in the same run is a stag
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ WEIGHT_INPUTS = ("init_from", "teacher")
 """Inputs that are weights of a model of another run, by their SHA-256; a training's settings name them too."""
 SELECTION_STAGES = ("select",)
 """Stages without weights whose seeds move with those of training."""
+OF_NOTHING = hashlib.sha256().hexdigest()
+"""The digest of the media of a corpus without any: all such corpora have it, so that it says nothing of where a model
+is from."""
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,8 +50,9 @@ class StageRecord:
 @dataclass
 class Lineage:
     """Everything that a model was made from. stages: {digest: {name, inputs, revision, fingerprint}}. sources: {stage's
-    input: digest}. parents: {teacher or init_from: weights}. code: {training stage: {commit, diff}}. missing: what
-    could not be followed, a sentence each. setting: digest of all settings but the seeds of training."""
+    input: digest}, media only where there are some. parents: {teacher or init_from: weights}. code: {training stage:
+    {commit, diff}}. missing: what could not be followed, a sentence each. setting: digest of all settings but the seeds
+    of training."""
 
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
@@ -146,6 +151,8 @@ def _follow(stage: StageRecord, index: StageIndex, lineage: Lineage, *, settings
     for name, value in sorted(stage.inputs.items()):
         word, found = re.split(r"[ ./]", name)[0], index.find(value)
         inputs[name] = value
+        if word == "media" and value == OF_NOTHING:
+            continue
         if word in WEIGHT_INPUTS:
             lineage.parents[name] = found.weights or value if found else value
         elif found is None and word in SOURCE_INPUTS and _CONTENT.fullmatch(value):

@@ -20,7 +20,7 @@ from brine.common.files import file_digest, link_or_copy, sync_folder
 from brine.inference.registered import CONFIG, TOKENIZER, WEIGHTS
 
 MODEL_FILES = (CONFIG, WEIGHTS, TOKENIZER)
-CARD_FILE, RECIPE_FILE, RECORD_FILE = "card.json", "recipe.json", "record.json"
+RECIPE_FILE, RECORD_FILE = "recipe.json", "record.json"
 
 
 def link_read_only(source: Path, target: Path) -> None:

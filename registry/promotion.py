@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from brine.common.files import finite, to_plain
+from brine.common.formatting import counted
 from brine.evals.measurement import MEASUREMENTS_FILE, Measurement, load_measurements
 from brine.registry.measured import (
     DEV,
@@ -126,7 +127,12 @@ def prepare(
     few seeds, measurements that are missing or of different machines, damaged weights.
     """
     history, cards = registry.history, {}
-    if len(set(candidates)) != len(candidates) or not candidates:
+    if not candidates:
+        raise ValueError(
+            f"give at least {MIN_SEEDS} candidates, the confirmation seeds of one setting (one is enough for the first "
+            f"champion of a registry)"
+        )
+    if len(set(candidates)) != len(candidates):
         raise ValueError("give each candidate once: the confirmation seeds of one setting")
     champion = history.champion
     for model in candidates:
@@ -155,15 +161,16 @@ def prepare(
     paired = False
     if champion is not None:
         if len(ordered) < MIN_SEEDS:
-            refuse(f"{len(ordered)} confirmation seeds: a promotion needs at least {MIN_SEEDS}")
+            refuse(f"{counted(len(ordered), 'confirmation seed')}: a promotion needs at least {MIN_SEEDS}")
         by_seed = _equal_trainings(registry, champion, without=ordered)
         equals = tuple(by_seed[key] for key in sorted(by_seed))
         paired = all(_seed_key(cards[model]) in by_seed for model in ordered)
         champions = tuple(by_seed[_seed_key(cards[model])] for model in ordered) if paired else equals
         if len(champions) < MIN_SEEDS:
             refuse(
-                f"the champion's setting has {len(champions)} seeds here and {MIN_SEEDS} are needed, or a difference "
-                f"could be one of seeds: train it under {MIN_SEEDS - len(champions)} more, then add and measure them"
+                f"the champion's setting has {counted(len(champions), 'seed')} here and {MIN_SEEDS} are needed, or a "
+                f"difference could be one of seeds: train it under {MIN_SEEDS - len(champions)} more, then add and "
+                f"measure them"
             )
     conditions, measured = None, {}
     try:

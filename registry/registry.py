@@ -22,14 +22,15 @@ from typing import Any
 
 from brine.common.content_store import file_lock
 from brine.common.files import digest, sync_folder, write_json, write_text
+from brine.common.formatting import counted
 from brine.evals.measurement import MEASUREMENTS_FILE, save_measurements
-from brine.inference.registered import CHAMPION, MODELS, STAGE_PREFERENCE, resolve_registered
+from brine.inference.registered import CARD_FILE, CHAMPION, MODELS, STAGE_PREFERENCE, resolve_registered
 from brine.registry.card import base_digest, card_base, card_text, make_card
 from brine.registry.chained_log import LOG_FILE, ChainedLog, LogScan
 from brine.registry.history import History
+from brine.registry.lineage import OF_NOTHING
 from brine.registry.measured import SuiteInfo, measurement_digest, read_result
 from brine.registry.model_files import (
-    CARD_FILE,
     MODEL_FILES,
     RECIPE_FILE,
     RECORD_FILE,
@@ -42,6 +43,8 @@ from brine.registry.promotion import Gate, Promotion, commit_promotion, prepare,
 
 LOCK_FILE = "lock"
 LOCK_WAIT_S = 10.0
+LEAST_DIGITS = 4
+"""Characters of a digest that name a model at least."""
 DEFAULT_ROOT = Path("runs") / "registry"
 logger = logging.getLogger("brine.registry")
 
@@ -86,10 +89,18 @@ class Registry:
                 raise ValueError(f"{self.root} has no champion yet: `brine registry promote` makes one")
             return self.champion
         found = [model for model in self.history.added if model.startswith(name)]
-        if len(found) != 1 or len(name) < 4:
-            said = f"is the beginning of {len(found)} models" if found else "is no model"
-            raise ValueError(f"{name!r} {said} of {self.root}: `brine registry list` shows them")
-        return found[0]
+        return self._only_one(name, found, "model", shown="`brine registry list` shows them")
+
+    def contained_digest(self, name: str) -> str:
+        """The whole digest of a model, or of a stage or a source that one was made from, by the beginning of it.
+
+        Raises ValueError for none or several."""
+        if name == CHAMPION:
+            return self.digest_of(name)
+        known = {each for model in self.history.added for each in self.history.contains(model)}
+        # older lines of the log have it as the media of a corpus without media
+        found = sorted(each for each in known if each.startswith(name) and each != OF_NOTHING)
+        return self._only_one(name, found, "model, stage or source", shown="`brine registry show MODEL` lists them")
 
     def resolve(self, name: str) -> Path:
         """The folder of "champion", or of a model by its digest or the beginning of it."""
@@ -228,7 +239,7 @@ class Registry:
         _require_reason(reason)
         with self._locked("revoking"):
             history = self.history
-            found = self._any_digest(name)
+            found = self.contained_digest(name)
             if found in history.revoked:
                 raise ValueError(f"{found[:12]} is revoked already ({history.revoked[found]})")
             affected, lines = history.downstream(found), []
@@ -262,14 +273,13 @@ class Registry:
             raise ValueError(f"{self.folder_of(target) / 'model' / damage[0]} is missing: put it back first")
         return {"event": "rollback", "model": target, "before": history.champion, "reason": reason}
 
-    def _any_digest(self, name: str) -> str:
-        if name == CHAMPION:
-            return self.digest_of(name)
-        known = {each for model in self.history.added for each in self.history.contains(model)}
-        found = sorted(each for each in known if each.startswith(name))
-        if len(found) != 1 or len(name) < 4:
-            said = f"is the beginning of {len(found)} digests" if found else "is no model, stage or source"
-            raise ValueError(f"{name!r} {said} of {self.root}: `brine registry show DIGEST` lists them")
+    def _only_one(self, name: str, found: Sequence[str], what: str, *, shown: str) -> str:
+        if found and len(name) < LEAST_DIGITS:
+            raise ValueError(f"{name!r} is too short: give at least {LEAST_DIGITS} characters of the digest; {shown}")
+        if len(found) > 1:
+            raise ValueError(f"{name!r} is the beginning of {len(found)} digests in {self.root}: give more of it")
+        if not found:
+            raise ValueError(f"{name!r} is no {what} of {self.root}: {shown}")
         return found[0]
 
     @contextlib.contextmanager
@@ -305,7 +315,7 @@ class Registry:
         pointer, champion = self._pointer(), self.champion
         if behind:
             logger.warning(
-                "%s: %d lines of the log were not applied before a kill; now they are", self.root, len(behind)
+                "%s: not applied before a kill, applied now: %s of the log", self.root, counted(len(behind), "line")
             )
         elif pointer != champion:
             logger.warning(

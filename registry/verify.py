@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from brine.common.files import parse_object
-from brine.inference.registered import CHAMPION, MODELS, WEIGHTS
+from brine.inference.registered import CARD_FILE, CHAMPION, MODELS, WEIGHTS
 from brine.registry.card import base_digest, card_base, card_text
 from brine.registry.chained_log import ChainedLog
 from brine.registry.history import History
-from brine.registry.model_files import CARD_FILE, damaged_files
+from brine.registry.model_files import damaged_files
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +45,8 @@ def verify(root: Path) -> list[str]:
     if (root / MODELS).is_dir():
         for name in sorted(os.listdir(root / MODELS)):
             if _DIGEST.fullmatch(name) and name not in history.added:
-                found.append(f"{root / MODELS / name} is in no line of the log: add the model again")
+                way = "put the damaged log back from a copy first" if scan.damage else "add the model again"
+                found.append(f"{root / MODELS / name} is in no line of the log: {way}")
     return found
 
 

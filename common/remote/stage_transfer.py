@@ -38,6 +38,8 @@ class TransferResult:
 
 def stages_of(run: Path, root: Path) -> dict[str, str]:
     """{name in the run: stage/digest} of the finished stages that a run folder links to in the store at `root`."""
+    if not run.is_dir():
+        raise RemoteError(f"{run} is no folder: give a run such as runs/demo")
     found = {}
     for path in sorted(run.iterdir()):
         target = Path(os.path.realpath(path))

@@ -32,8 +32,8 @@ def open_passes(corpus: EncodedCorpus, folder: Path) -> FilterLog:
 
 def check_may_filter(folder: Path) -> None:
     """Raise CorpusError for a corpus that runs share, which passes must not be written into."""
-    stage = Path(folder).resolve().parent
-    if run_of(folder) is not None and (run_of(folder) / "filtered").is_dir():
+    stage, run = Path(folder).resolve().parent, run_of(folder)
+    if run is not None and (run / "filtered").is_dir():
         raise CorpusError(
             f"{folder} has the filter passes of its run: change them by --corpus.filters of the run, or filter a copy "
             "(`cp -rL`)"

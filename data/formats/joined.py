@@ -16,11 +16,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from brine.common.files import parse_object
 from brine.data.document import Document, Quarantined, Text
 from brine.data.files.roots import MediaRoots
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.formats.held_out import HeldOutDocuments
-from brine.data.formats.open import open_source
+from brine.data.formats.open import FOLDER_FORMATS, open_source
 from brine.data.formats.source import (
     NOTE_PREFIX,
     UNREAD_SPLIT,
@@ -75,6 +76,7 @@ def open_sources(
             "format": found.format,
             "sha256": found.digest(False),
         }
+        | ({"labelled_by": labelling_models(found.path)} if source.consent == "pseudo" else {})
         for source, found in zip(sources, opened, strict=True)
     )
     containers = tuple(
@@ -83,6 +85,20 @@ def open_sources(
     label = Path(" + ".join(source.name for source in sources))
     format = " + ".join(dict.fromkeys(found.format for found in opened))
     return DocumentSource(label, format, roots, read, digest, count, containers, described=described)
+
+
+def labelling_models(path: Path) -> list[str]:
+    """Sorted SHA-256 of the weights of the models whose words a pool has (`brine.salt.pseudo_pool`), from the field
+    `pseudo.origin` of its lines; [] for another source."""
+    if not path.is_file():
+        return []
+    found = set()
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            said = (parse_object(line) or {}).get("pseudo")
+            if isinstance(said, dict) and isinstance(origin := said.get("origin"), str):
+                found.add(origin)
+    return sorted(found)
 
 
 def joined_digest(parts: Sequence[tuple[str, str, str]]) -> str:
@@ -111,7 +127,8 @@ def _open(source: CorpusSource, synth: Path | None, max_file_mib: float) -> Docu
 def _find_held_out(
     sources: Sequence[CorpusSource], opened: Sequence[DocumentSource], max_file_mib: float
 ) -> HeldOutDocuments:
-    found = HeldOutDocuments([each.root for each in opened], max_file_mib=max_file_mib)
+    by_path = frozenset(number for number, each in enumerate(opened) if set(each.format.split(" + ")) & FOLDER_FORMATS)
+    found = HeldOutDocuments([each.root for each in opened], max_file_mib=max_file_mib, named_by_path=by_path)
     # of one source there is nothing to compare
     for number, (source, each) in enumerate(zip(sources, opened, strict=True) if len(opened) > 1 else ()):
         for item in each.documents():

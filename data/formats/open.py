@@ -54,6 +54,8 @@ _FOLDER_READERS = {
     "repository": (text_folder.repository_documents, text_folder.repository_digest),
 }
 """Format of a folder whose files are a document each -> its documents and its digest."""
+FOLDER_FORMATS = frozenset(_FOLDER_READERS)
+"""In these the id of a document is its path."""
 
 
 def open_source(
@@ -89,7 +91,8 @@ def _mirrored(address: str | Path) -> Path:
         return mirror(address)
     except RemoteError as error:
         raise ValueError(
-            f"{display_path(address)} does not exist or cannot be reached ({error}){how_to_download(address)}"
+            f"{display_path(address)} cannot be opened ({error}): check the address and the rights to it, or copy what "
+            "it names to disk and give that"
         ) from None
 
 

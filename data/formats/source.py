@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from brine.common.files import file_digest
 from brine.data.document import SPLITS, Document, DocumentError, Quarantined, Text
@@ -66,9 +67,9 @@ class DocumentSource:
     """About how many documents there are."""
     containers: tuple[str, ...] = ()
     """Tars and tables that the documents are in, relative to `root`."""
-    described: tuple[dict[str, str], ...] = ()
-    """Where this one joins several (`joined`): name, consent, path, format and digest
-    of each."""
+    described: tuple[dict[str, Any], ...] = ()
+    """Where this one joins several (`joined`): name, consent, path, format and digest of each, and of a pool of
+    pseudo-labels the models that gave them."""
     skipped: Counter = field(default_factory=Counter)
     """Reason -> files without a record (binary files, links ...), and notes, by the latest whole reading."""
     split_origins: dict[str, Counter] = field(default_factory=dict)

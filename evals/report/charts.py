@@ -62,15 +62,25 @@ class IntervalPoint:
         return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 3) -> str:
     """A number in about three digits, thousands as k, M, G, T, P."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     size = abs(value)
     for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= max(unit, 1e4):
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:.0f}" if size >= 1000 else f"{value:.3g}"
+            return f"{value / unit:.{digits}g}{letter}"
+    return f"{value:.0f}" if size >= 1000 and digits <= 4 else f"{value:.{digits}g}"
+
+
+def tick_names(values: Sequence[float]) -> list[str]:
+    """Ticks as text, in as many digits as tell them apart: 1.038G and 1.04G."""
+    named: list[str] = []
+    for digits in range(3, 16):
+        named = [short(value, digits) for value in values]
+        if len(set(named)) == len(set(values)):
+            break
+    return named
 
 
 def ticks(low: float, high: float, *, count: int = 5) -> list[float]:
@@ -112,9 +122,11 @@ class Drawing:
         self.add("text", x=float(x), y=float(y), text=text, text_anchor=anchor, **more)
 
     def axes(
-        self, x: tuple[float, float], y: tuple[float, float], *, x_label: str
-    ) -> tuple[Callable[[float], float], Callable[[float], float]]:
-        """Axes and grid of a chart of the usual size; returns the coordinates as functions of x and of y."""
+        self, x: tuple[float, float], y: tuple[float, float], *, x_label: str, y_label: str = "",
+        x_ticks: Sequence[float] | None = None,
+    ) -> tuple[Callable[[float], float], Callable[[float], float]]:  # fmt: skip
+        """Axes and grid of a chart of the usual size; returns the coordinates as functions of x and of y. y_label
+        stands above the axis of y; x_ticks: about four round numbers if not given."""
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
         def at_x(value: float) -> float:
@@ -123,12 +135,16 @@ class Drawing:
         def at_y(value: float) -> float:
             return bottom + (value - y[0]) / (y[1] - y[0]) * (TOP - bottom)
 
-        for value in ticks(*y):
+        y_ticks = ticks(*y)
+        for value, name in zip(y_ticks, tick_names(y_ticks), strict=True):
             self.line("grid", LEFT, right, at_y(value), at_y(value))
-            self.text(LEFT - 7, at_y(value) + 4, short(value), anchor="end")
-        for value in ticks(*x, count=4):
+            self.text(LEFT - 7, at_y(value) + 4, name, anchor="end")
+        x_ticks = ticks(*x, count=4) if x_ticks is None else x_ticks
+        for value, name in zip(x_ticks, tick_names(x_ticks), strict=True):
             self.line("axis", at_x(value), at_x(value), bottom, bottom + 4)
-            self.text(at_x(value), HEIGHT - 23, short(value))
+            self.text(at_x(value), HEIGHT - 23, name)
+        if y_label:
+            self.text(0, TOP - 9, y_label, anchor="start", kind="label")
         self.line("axis", LEFT, right, bottom, bottom)
         self.text((LEFT + right) / 2, HEIGHT - 5, x_label, kind="label")
         return at_x, at_y
@@ -163,11 +179,11 @@ def line_chart(title: str, lines: Sequence[Series], *, x_label: str, y_label: st
     return drawing.finish()
 
 
-def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str:
-    """An SVG of dots with whiskers, one under another, zero marked; "" without dots."""
+def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str, left: float = 118) -> str:
+    """An SVG of dots with whiskers, one under another, zero marked; "" without dots. left: width of the names."""
     if not dots:
         return ""
-    row, left, right = 26, 118, WIDTH - RIGHT
+    row, right = 26, WIDTH - RIGHT
     height = TOP + row * len(dots) + BOTTOM
     low = min(0.0, *(dot.range[0] for dot in dots))
     high = max(0.0, *(dot.range[1] for dot in dots))
@@ -179,9 +195,11 @@ def dot_chart(title: str, dots: Sequence[IntervalPoint], *, x_label: str) -> str
 
     described = "; ".join(f"{dot.name} {dot.text(2)}" for dot in dots)
     drawing, bottom = Drawing(title, described, height), height - BOTTOM
-    for value in ticks(low, high, count=4):
+    marks = ticks(low, high, count=4)
+    for value, name in zip(marks, tick_names(marks), strict=True):
         drawing.line("zero" if value == 0 else "grid", at(value), at(value), TOP, bottom)
-        drawing.text(at(value), bottom + 16, short(value))
+        drawing.text(at(value), bottom + 16, name)
+    drawing.line("axis", left, right, bottom, bottom)
     drawing.text((left + right) / 2, height - 5, x_label, kind="label")
     for number, dot in enumerate(dots):
         y = TOP + row * (number + 0.5)

@@ -38,6 +38,9 @@ class EngineOptions:
 
     def options(self) -> dict[str, Any]:
         """The engine's own options. Raises ValueError for one that cannot be."""
+        for name in ("partition", "slurm"):
+            if getattr(self, name) and self.engine != "slurm":
+                raise ValueError(f"--{name} is SLURM's: give --engine slurm as well, or leave it out")
         if self.engine == "ray":
             return {"address": self.address}
         if self.engine != "slurm":

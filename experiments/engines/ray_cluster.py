@@ -11,6 +11,7 @@ import os
 import time
 from typing import Any
 
+from brine.common.formatting import counted
 from brine.experiments.engines.process import TrialJob, run_job
 from brine.experiments.trials.ending import Ending, last_line
 
@@ -49,8 +50,8 @@ class RayEngine:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if nodes and not any(all(node.get(name, 0) >= least for name, least in asked.items()) for node in nodes):
             raise ValueError(
-                f"{job.name} needs {job.cores} cores, {job.gpus} GPUs and {job.memory_gib:.1f} GiB, which no node of "
-                "the Ray cluster has"
+                f"{job.name} needs {counted(job.cores, 'core')}, {counted(job.gpus, 'GPU')} and "
+                f"{job.memory_gib:.1f} GiB, which no node of the Ray cluster has"
             )
         job.stop_file.unlink(missing_ok=True)
         # the worker itself must find the code of the task

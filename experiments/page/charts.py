@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from brine.evals.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Drawing, short
 
 _MAP_ROW, _MAP_LEFT = 24, 168
+CHAR_WIDTH = 7.2
+"""Of a letter of a label, on average, in the units of a drawing."""
+_EQUAL_COST = 0.01
+"""Relative spread of costs below which they are shown as equal."""
+_POINT_NAME = 24
+"""Characters of a name that fit beside a point."""
+_POINTS_NAMED = 2
+"""Points whose names do not run into each other; of more the numbers are shown."""
+_FIGURE_WIDTH = 40
+"""Width of a cell in which a figure has a decimal."""
 _BETTER, _WORSE = 0, 1
 """Colour classes of what is better and worse."""
 
@@ -46,11 +56,17 @@ def cost_chart(
     if not points:
         return ""
     every = [(point.cost, point.quality) for point in points] + [pair for point in points for pair in point.seeds]
-    (x_low, x_high), (y_low, y_high) = (_padded([pair[axis] for pair in every]) for axis in (0, 1))
+    costs, (y_low, y_high) = [pair[0] for pair in every], _padded([pair[1] for pair in every])
+    (x_low, x_high), x_ticks = _padded(costs), None
+    if max(costs) - min(costs) <= _EQUAL_COST * max(map(abs, costs)):
+        # equal but for rounding to whole steps and documents: one tick, and no spread where there is none
+        middle = (max(costs) + min(costs)) / 2
+        x_ticks, margin = [middle], 10 * _EQUAL_COST * (abs(middle) or 1)
+        x_low, x_high = middle - margin, middle + margin
     front = pareto_front([(point.cost, point.quality) for point in points], lower_is_better=lower_is_better)
     named = ", ".join(points[number].name for number in front)
     drawing = Drawing(title, f"{y_label} against {x_label} of {len(points)} settings; none beats {named}.", HEIGHT)
-    at_x, at_y = drawing.axes((x_low, x_high), (y_low, y_high), x_label=x_label)
+    at_x, at_y = drawing.axes((x_low, x_high), (y_low, y_high), x_label=x_label, y_label=y_label, x_ticks=x_ticks)
     path = ""
     for number in front:
         x, y = at_x(points[number].cost), at_y(points[number].quality)
@@ -64,13 +80,14 @@ def cost_chart(
         words = f"{point.name}: {point.quality:.4g} at {short(point.cost)}"
         size = 5.5 if point.emphasized else 4.0
         drawing.add("circle", kind=f"dot {style}", cx=at_x(point.cost), cy=at_y(point.quality), r=size, title=words)
+    in_full = len(front) <= _POINTS_NAMED and all(len(points[number].name) <= _POINT_NAME for number in front)
     for number in front:
-        x, y = at_x(points[number].cost), at_y(points[number].quality)
+        x, y, name = at_x(points[number].cost), at_y(points[number].quality), points[number].name
         anchor = "end" if x > (LEFT + WIDTH - RIGHT) / 2 else "start"
         drawing.text(
             x + (-8 if anchor == "end" else 8),
             y + (16 if anchor == "end" else -7),
-            points[number].name,
+            name if in_full else cut(name.partition(" ")[0], _POINT_NAME),
             anchor=anchor,
             kind="label",
         )
@@ -90,6 +107,10 @@ def difference_map(
         return ""
     bottom = TOP + _MAP_ROW * len(rows)
     wide = (WIDTH - RIGHT - _MAP_LEFT) / len(columns)
+    shown = columns
+    if max(map(len, columns)) * CHAR_WIDTH > wide:
+        # names that do not fit are given by the number that they begin with
+        shown = [cut(name.partition(" ")[0], max(2, int(wide / CHAR_WIDTH))) for name in columns]
     found = [abs(cell[0]) for line in values for cell in line if cell is not None]
     most = max(max(found, default=0.0), 1e-9)
     drawing = Drawing(title, f"{x_label}: {len(rows)} measures by {len(columns)} settings, per cent.", bottom + BOTTOM)
@@ -109,11 +130,18 @@ def difference_map(
             if decided:
                 drawing.add("rect", group, kind="frame", **box)
             kind = "over" if strength > 0.75 else "on"
-            drawing.text(x + wide / 2, y + 16, f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}"), kind=kind)
-    for column, name in enumerate(columns):
+            figure = f"{100 * value:+.1f}" if wide > _FIGURE_WIDTH else f"{100 * value:+.0f}"
+            if len(figure) * CHAR_WIDTH <= wide:
+                drawing.text(x + wide / 2, y + 16, figure.replace("-", "\N{MINUS SIGN}"), kind=kind)
+    for column, name in enumerate(shown):
         drawing.text(_MAP_LEFT + wide * (column + 0.5), bottom + 16, name)
     drawing.text((_MAP_LEFT + WIDTH - RIGHT) / 2, bottom + 34, x_label, kind="label")
     return drawing.finish()
+
+
+def cut(name: str, length: int) -> str:
+    """A name in at most so many characters."""
+    return name if len(name) <= length else name[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:

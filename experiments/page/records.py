@@ -56,14 +56,20 @@ class ShownTrial:
 
 @dataclass(frozen=True)
 class ShownSetting:
-    """One setting of an experiment. changes: fields of the recipe that differ from the base's, a line each.
-    differences: {measure: to the base}; confirmed: the same over the confirmation seeds alone."""
+    """One setting of an experiment. name: number and label, "02 learning_rate=0.006". changes: fields of its recipe
+    that differ from those of the base recipe, a line each; none where it is the base recipe. differences: {measure: to
+    the reference}; confirmed: the same over the confirmation seeds alone."""
 
     name: str
     changes: tuple[str, ...] = ()
     trials: tuple[ShownTrial, ...] = ()
     differences: Mapping[str, ShownDifference] = field(default_factory=dict)
     confirmed: Mapping[str, ShownDifference] = field(default_factory=dict)
+
+    @property
+    def number(self) -> str:
+        """The number that its name begins with."""
+        return self.name.partition(" ")[0]
 
     def mean(self, measure: str) -> float | None:
         """The mean of a measure over the screening seeds that have it; confirmation seeds may read other cases."""
@@ -83,7 +89,8 @@ class ShownSetting:
 
 @dataclass(frozen=True)
 class PageData:
-    """A whole experiment. anchor: {"new - anchor", "anchor - former", "new - former": difference by the primary
+    """A whole experiment. reference: the setting that the others are compared with, which need not have the base
+    recipe. anchor: {"new - anchor", "anchor - former", "new - former": difference by the primary
     measure}, empty without one."""
 
     name: str
@@ -92,7 +99,7 @@ class PageData:
     primary: str
     measures: Mapping[str, MeasureSpec]
     settings: tuple[ShownSetting, ...]
-    base: str
+    reference: str
     winner: str | None = None
     guards: tuple[str, ...] = ()
     suite: str = ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from brine.common.formatting import counted
 from brine.evals.report.charts import IntervalPoint, dot_chart
 from brine.evals.report.tables import duration, interval, number
-from brine.experiments.page.charts import CostPoint, cost_chart, difference_map
+from brine.experiments.page.charts import CHAR_WIDTH, CostPoint, cost_chart, cut, difference_map
 from brine.experiments.page.records import (
     DIVERGED,
     DONE,
@@ -19,7 +20,11 @@ from brine.experiments.page.records import (
 )
 
 OUTCOME_STYLE = {"better": 0, "worse": 1}
-_NAME_LENGTH = 15
+_NAME_LENGTH = 24
+_BESIDE = 4
+"""Settings whose values stand in a table beside a chart; more take the whole width."""
+_NAMED = 8
+"""Settings that a caption names."""
 _MEASURES_SHOWN = 24
 
 
@@ -30,16 +35,17 @@ def cards(data: PageData) -> list[dict[str, Any]]:
     if winner is not None:
         found = winner.confirmed.get(data.primary)
         if found is not None:
-            words = {"better": "better than the base", "worse": "worse than the base"}.get(found.outcome, found.outcome)
+            words = f"{found.outcome} than {data.reference}" if found.outcome in OUTCOME_STYLE else found.outcome
+            measured = f"{number(found.value, 4)} {data.primary}, {interval(_ends(found), 4) or 'no interval'}"
             shown.append({
-                "name": "Winner, on the confirmation seeds", "value": winner.name, "words": True,
-                "below": f"{number(found.value, 4)} {data.primary}, {interval(_ends(found), 4) or 'no interval'}",
+                "name": "Winner, on the confirmation seeds", "value": winner.number, "words": True,
+                "below": _after_label(winner, measured),
                 "badge": words, "tone": {"better": "good", "worse": "bad"}.get(found.outcome, ""),
             })  # fmt: skip
         else:
             shown.append({
-                "name": "Best of the screening", "value": winner.name, "words": True,
-                "below": "picked among several, so its number is too good; not confirmed yet",
+                "name": "Best of the screening", "value": winner.number, "words": True,
+                "below": _after_label(winner, "picked among several, so its number is too good; not confirmed yet"),
             })  # fmt: skip
     trials = [trial for setting in data.settings for trial in setting.trials]
     counts = {state: sum(trial.state == state for trial in trials) for state in (DONE, DIVERGED, FAILED, MISSING)}
@@ -55,33 +61,36 @@ def expectation_section(data: PageData) -> dict[str, Any]:
     """What was expected beside what came out."""
     lines = []
     for setting in data.ranked():
-        if setting.name != data.base:
+        if setting.name != data.reference:
             lines.append([setting.name, *_difference_cells(setting, data.primary), _seeds_note(setting)])
     return {
         "id": "expectation",
         "question": data.question,
         "expects": data.expects,
         "outcomes": {
-            "caption": f"{data.primary}, minus the base ({data.base}); confirmation seeds where there are any",
+            "caption": f"{data.primary}, minus that of {data.reference}; confirmation seeds where there are any",
             "head": ("setting", "difference", "95 % interval", "outcome", "trainings"),
             "rows": lines,
         },
-        "several": sum(setting.name != data.base for setting in data.settings) > 1,
+        "several": sum(setting.name != data.reference for setting in data.settings) > 1,
     }
 
 
 def forest_section(data: PageData) -> dict[str, Any] | None:
-    """Differences to the base by the primary measure, with intervals and each seed."""
+    """Differences to the reference by the primary measure, with intervals and each seed."""
     screen = [_dot(setting, setting.differences.get(data.primary)) for setting in data.ranked()]
     confirm = [_dot(setting, setting.confirmed.get(data.primary)) for setting in data.ranked()]
     better = "below" if data.measures[data.primary].lower_is_better else "above"
-    label = f"{data.primary} minus the base; {better} 0 is better"
-    charts = [
-        ("Screening seeds", dot_chart("Screening seeds", [dot for dot in screen if dot], x_label=label)),
-        ("Confirmation seeds", dot_chart("Confirmation seeds", [dot for dot in confirm if dot], x_label=label)),
-    ]
-    charts = [pair for pair in charts if pair[1]]
-    return {"id": "forest", "charts": charts} if charts else None
+    reference = data.setting(data.reference)
+    label = f"minus {reference.number if reference else data.reference}; {better} 0 is better"
+    charts = []
+    for title, found in (("Screening seeds", screen), ("Confirmation seeds", confirm)):
+        dots = [dot for dot in found if dot]
+        left = max(118.0, 18 + CHAR_WIDTH * max((len(dot.name) for dot in dots), default=0))
+        if chart := dot_chart(title, dots, x_label=label, left=left):
+            charts.append((title, chart))
+    about = {"primary": data.primary, "reference": data.reference, "better": better}
+    return {"id": "forest", "charts": charts, **about} if charts else None
 
 
 def cost_section(data: PageData) -> dict[str, Any] | None:
@@ -96,7 +105,7 @@ def cost_section(data: PageData) -> dict[str, Any] | None:
         ]
         if pairs:
             cost, quality = (sum(pair[axis] for pair in pairs) / len(pairs) for axis in (0, 1))
-            points.append(CostPoint(_short(setting.name), cost, quality, pairs, setting.name == data.winner))
+            points.append(CostPoint(setting.name, cost, quality, pairs, setting.name == data.winner))
     lower = data.measures[data.primary].lower_is_better
     chart = cost_chart(
         "Quality against cost", points, x_label="FLOPs billed, teacher and scoring included", y_label=data.primary,
@@ -114,30 +123,37 @@ def cost_section(data: PageData) -> dict[str, Any] | None:
 
 
 def measures_section(data: PageData) -> dict[str, Any] | None:
-    """Every measure of every setting: relative differences to the base as a map, and the values."""
+    """Every measure of every setting: relative differences to the reference as a map, and the values."""
     names = [name for name in data.measures if any(setting.mean(name) is not None for setting in data.settings)]
-    others = [setting for setting in data.ranked() if setting.name != data.base]
-    base = data.setting(data.base)
+    others = [setting for setting in data.ranked() if setting.name != data.reference]
+    reference = data.setting(data.reference)
     if not names:
         return None
     shown = names[:_MEASURES_SHOWN]
 
     def cell(setting: ShownSetting, name: str) -> tuple[float, bool] | None:
-        found, level = setting.differences.get(name), base.mean(name) if base else None
+        found, level = setting.differences.get(name), reference.mean(name) if reference else None
         if found is None or found.value is None or not level:
             return None
         sign = -1 if data.measures[name].lower_is_better else 1
         return sign * found.value / abs(level), found.outcome in OUTCOME_STYLE
 
     chart = difference_map(
-        "Differences by measure and setting", [_short(setting.name) for setting in others], shown,
+        "Differences by measure and setting", [setting.name for setting in others], shown,
         [[cell(setting, name) for setting in others] for name in shown],
-        x_label="per cent, against the base",
+        x_label=f"per cent, against {reference.number if reference else data.reference}",
     )  # fmt: skip
     rows = [[name, *(number(setting.mean(name), 4) for setting in data.settings)] for name in names]
-    head = ("measure", *(setting.name for setting in data.settings))
-    table = {"caption": "Mean over the screening seeds", "head": head, "rows": rows}
-    return {"id": "measures", "chart": chart if others else "", "table": table, "num_more": len(names) - len(shown)}
+    head = ("measure", *(setting.number for setting in data.settings))
+    named = ", ".join(setting.name for setting in data.settings) if len(data.settings) <= _NAMED else ""
+    caption = "Mean over the screening seeds, by setting" + (f": {named}" if named else "")
+    return {
+        "id": "measures",
+        "chart": chart if others else "",
+        "table": {"caption": caption, "head": head, "rows": rows},
+        "num_more": len(names) - len(shown),
+        "beside": len(data.settings) <= _BESIDE,
+    }
 
 
 def anchor_section(data: PageData) -> dict[str, Any] | None:
@@ -167,7 +183,8 @@ def record_section(data: PageData) -> dict[str, Any]:
     return {
         "id": "record",
         "recipes": [
-            {"name": setting.name, "changes": setting.changes or ("the base recipe",)} for setting in data.settings
+            {"name": setting.name, "changes": (*(setting.changes or ("the base recipe",)), *_role(setting, data))}
+            for setting in data.settings
         ],
         "failures": {"caption": "", "head": ("training", "outcome", "what it said"), "rows": failures},
         "pairs": [
@@ -181,9 +198,9 @@ def record_section(data: PageData) -> dict[str, Any]:
 def _dot(setting: ShownSetting, found: ShownDifference | None) -> IntervalPoint | None:
     if found is None or found.value is None:
         return None
-    style, note = OUTCOME_STYLE.get(found.outcome, 5), f", {found.outcome}, {found.num_seeds} seeds"
+    style, note = OUTCOME_STYLE.get(found.outcome, 5), f", {found.outcome}, {counted(found.num_seeds, 'seed')}"
     return IntervalPoint(
-        _short(setting.name), found.value, found.low, found.high, style, note=note, parts=found.seeds,
+        cut(setting.name, _NAME_LENGTH), found.value, found.low, found.high, style, note=note, parts=found.seeds,
         emphasized=found.outcome in OUTCOME_STYLE,
     )  # fmt: skip
 
@@ -202,6 +219,16 @@ def _seeds_note(setting: ShownSetting) -> str:
     return ", ".join(bad) or f"{setting.count(DONE)} of {total} done"
 
 
+def _after_label(setting: ShownSetting, words: str) -> str:
+    """Words behind what a setting's name says after its number."""
+    label = setting.name.partition(" ")[2]
+    return f"{label}: {words}" if label else words
+
+
+def _role(setting: ShownSetting, data: PageData) -> tuple[str, ...]:
+    return ("(the others are compared with this one)",) if setting.name == data.reference else ()
+
+
 def _ends(found: ShownDifference) -> dict[str, float | None]:
     return {"low": found.low, "high": found.high}
 
@@ -209,7 +236,3 @@ def _ends(found: ShownDifference) -> dict[str, float | None]:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"

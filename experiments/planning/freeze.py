@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from brine.common.files import read_json, to_plain
+from brine.data.document import MODALITIES
 from brine.experiments.experiment import LAST, Experiment, Search
 from brine.experiments.planning.frozen_inputs import frozen_entry
 from brine.experiments.planning.plan import (
@@ -41,7 +42,7 @@ from brine.pipeline.model_stages import model_stages_of, train_config_of
 from brine.pipeline.recipe import Recipe
 from brine.planner.memory import memory
 from brine.planner.out_of_memory import current_settings
-from brine.recipes.registry import find_function
+from brine.recipes.registry import make_by_name
 from brine.training.parallel.distributed import World
 from brine.training.runtime import Runtime
 
@@ -52,19 +53,14 @@ PROCESS_GIB = 0.75
 """Memory of a trial's process beside what the planner counts: the interpreter, libraries, batches."""
 GIB = 2**30
 KEPT_PLAN_LINES = 8
+OWN_MEASURE = re.compile(rf"bits_per_byte(\..+)?|gain\.({'|'.join(MODALITIES)})")
+"""Measures of a run's own evaluation, without a suite."""
 
 
 def find_experiment(name: str) -> tuple[str, Experiment]:
     """(name, experiment) of an entry point `brine.experiments` or of a Python file. Raises ValueError for none, and
     with its message for one that fails."""
-    make = find_function(name, group=GROUP, known={}, what="experiment", returns="an Experiment")
-    try:
-        found = make()
-    except Exception as error:
-        raise ValueError(f"the experiment {name} fails, with {type(error).__name__}: {error}") from error
-    if not isinstance(found, Experiment):
-        raise ValueError(f"{name} returns {type(found).__name__}: an experiment's function returns an Experiment")
-    return make.__name__, found
+    return make_by_name(name, Experiment, group=GROUP, what="experiment")
 
 
 def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus: int | None = None) -> ExperimentPlan:
@@ -84,7 +80,7 @@ def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus:
             more = f" and {len(changes) - KEPT_PLAN_LINES} more" if len(changes) > KEPT_PLAN_LINES else ""
             raise ValueError(
                 f"{folder / PLAN_FILE} is frozen and this plan differs ({'; '.join(changes[:KEPT_PLAN_LINES])}{more}): "
-                "give it a new name with --name"
+                "give it a new name with --name; `brine experiments run NAME` continues the plan as it is"
             )
         return old
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +177,14 @@ def _measures(experiment: Experiment, suite: dict[str, Any]) -> tuple[str, list[
     primary = experiment.primary or suite["primary"]
     guards = suite["guards"] if experiment.guards == "all" else list(experiment.guards)
     known = [each["name"] for each in suite["measures"]]
-    if unknown := [name for name in (primary, *guards) if known and name not in known]:
+    if suite["path"] is None:
+        # kinds are the corpus's own, which is not built yet
+        if unknown := [name for name in (primary, *guards) if not OWN_MEASURE.fullmatch(name)]:
+            raise ValueError(
+                f"a run's own evaluation has no measure {unknown[0]!r}: it has bits_per_byte, bits_per_byte.KIND and "
+                "gain.MODALITY; give a suite for others"
+            )
+    elif unknown := [name for name in (primary, *guards) if name not in known]:
         raise ValueError(f"the suite {suite['name']} has no measure {unknown[0]!r}: it has {', '.join(known)}")
     return primary, sorted(guards)
 
@@ -205,7 +208,8 @@ def _anchor(
         tables = [path for path in tables if (read_json(path) or {}).get("winner")]
         if not tables:
             raise ValueError(f"anchor = 'last': no other experiment in {runs} has a winner: give anchor=None")
-        former = load_plan(max(tables, key=lambda path: path.stat().st_mtime).parent)
+        # the one that was planned last, whoever looked at which since
+        former = load_plan(max(tables, key=lambda path: path.with_name(PLAN_FILE).stat().st_mtime).parent)
         setting = ""
     else:
         experiment_name, _, setting = asked.partition("/")

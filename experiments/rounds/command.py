@@ -14,7 +14,7 @@ from brine.common.tables import as_text, table
 from brine.experiments.engines.options import EngineOptions
 from brine.experiments.rounds.driver import LineRun
 from brine.experiments.rounds.line import RoundLine
-from brine.recipes.registry import find_function
+from brine.recipes.registry import make_by_name
 
 GROUP = "brine.rounds"
 """Entry points of lines."""
@@ -54,14 +54,7 @@ class RoundRequest(EngineOptions):
 
 def find_line(name: str) -> tuple[str, RoundLine]:
     """(name, line) of an entry point or of a Python file. Raises ValueError for none, and for one that fails."""
-    make = find_function(name, group=GROUP, known={}, what="line", returns="a RoundLine")
-    try:
-        found = make()
-    except Exception as error:
-        raise ValueError(f"the line {name} fails, with {type(error).__name__}: {error}") from error
-    if not isinstance(found, RoundLine):
-        raise ValueError(f"{name} returns {type(found).__name__}: a line's function returns a RoundLine")
-    return make.__name__, found
+    return make_by_name(name, RoundLine, group=GROUP, what="line")
 
 
 def format_rounds(found: Sequence[Mapping[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 from brine.common.content_store import ContentStore, file_lock
 from brine.common.files import differences, file_digest, finite, read_json, to_plain, write_json
+from brine.common.formatting import counted
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.tokenizer import Tokenizer
 from brine.evals.seed_interval import seed_difference
@@ -276,7 +277,8 @@ class LineRun:
             diverged = [results.outcomes(name, SCREEN).get(DIVERGED, 0) for name in (settings[0], setting)]
             if diverged[0] != diverged[1]:
                 # a diverged seed ranks last
-                note = f"{diverged[1]} of {len(self.line.seeds)} seeds diverged, {diverged[0]} without the new data"
+                seeds = counted(len(self.line.seeds), "seed")
+                note = f"{diverged[1]} of {seeds} diverged, {diverged[0]} without the new data"
                 brought = {"outcome": WORSE if diverged[1] > diverged[0] else BETTER, "note": note}
         # where the round made it worse, what it brought is left out, and the training without stands for the round
         kept = settings[0] if brought["outcome"] in (WORSE, NOT_COMPARABLE) else setting

@@ -48,8 +48,9 @@ def suite_facts(name: str | None) -> dict[str, Any]:
                 "measures": []}  # fmt: skip
     suite = _open_suite(name)
     return {
-        "name": suite.name, "path": str(Path(name).absolute()) if Path(name).exists() else name,
-        "digest": suite.digest, "primary": suite.primary, "guards": list(suite.guards),
+        # trials run elsewhere: a name is looked up from where the plan is made
+        "name": suite.name, "path": str(suite.folder.absolute()), "digest": suite.digest,
+        "primary": suite.primary, "guards": list(suite.guards),
         "measures": [asdict(spec) for spec in suite.measures],
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from brine.data.formats.joined import open_sources
 from brine.data.formats.open import check_path_exists
 from brine.data.formats.source import DocumentSource
 from brine.data.packing.mixture import Mixture
-from brine.pipeline.inputs.places import place_of, places_before, recorded_corpus
+from brine.pipeline.inputs.locations import location_of, locations_before, recorded_corpus
 from brine.pipeline.model_stages import STORE
 from brine.pipeline.stages.stage_backup import DONE_FILE, STAGE_FILE, ProtectedStageError, refusal_message
 from brine.pipeline.stages.stage_store import StageStore, logger
@@ -59,11 +59,13 @@ def check_same_sources(store: StageStore, sources: tuple[CorpusSource, ...], inp
     changes = []
     for source in sources:
         key = PREFIX + source.name
-        places = places_before(recorded.get(source.name), stored.get(source.name))
+        former = locations_before(recorded.get(source.name), stored.get(source.name))
         if key not in begun:
             changes.append(f"corpus.sources: {source.name} is new")
-        elif begun[key] != inputs[key] and source.path is not None and places and place_of(source.path) not in places:
-            changes.append(f"source {source.name}: {places[0]} -> {place_of(source.path)}")
+        elif (
+            begun[key] != inputs[key] and source.path is not None and former and location_of(source.path) not in former
+        ):
+            changes.append(f"source {source.name}: {former[0]} -> {location_of(source.path)}")
     gone = [key for key in begun if key.startswith(PREFIX) and key not in inputs]
     changes += [f"corpus.sources: {key.removeprefix(PREFIX)} is gone" for key in gone]
     if store.world.is_main and begun and changes and (folder / DONE_FILE).exists():

@@ -94,8 +94,8 @@ def refusals_named(what: str) -> Iterator[None]:
         if error.errno not in NO_PERMISSION:
             raise
         raise ValueError(
-            f"{what}: {error.filename} may not be written ({error.strerror}): change its permissions, or give another "
-            "folder by --store"
+            f"{what}: {error.filename} may not be used ({error.strerror}): change its permissions, or give another "
+            "folder by --runs or --store"
         ) from None
 
 

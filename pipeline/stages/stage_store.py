@@ -83,7 +83,7 @@ class StageStore:
                 links.check_links(self.folder)
                 for path in sorted(self.folder.glob(f"*/{STAGE_FILE}")):
                     require_current_names(read_json(path), path, convert=self.folder)
-            except ValueError:
+            except BaseException:
                 self.__exit__()
                 raise
             backup.finish_discards(self.folder)

@@ -147,10 +147,11 @@ class RevokeRequest(RegistryOptions):
     def run(self) -> None:
         """Print what is downstream. Raises ValueError where the champion is, unless it is rolled back."""
         registry = self.open()
-        affected = registry.revoke(self.model, reason=self.reason, rollback=self.rollback)
+        found = registry.contained_digest(self.model)
+        affected = registry.revoke(found, reason=self.reason, rollback=self.rollback)
         for model in affected:
             print(f"revoked with it: {model} ({registry.history.added[model]['run']})")
-        _say({"revoked": self.model, "models": affected, "champion": registry.champion})
+        _say({"revoked": found, "models": affected, "champion": registry.champion})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from brine.common.tables import sanitize, table
 from brine.registry.history import History
+from brine.registry.lineage import OF_NOTHING
 from brine.registry.promotion import Promotion
 
 SHORT = 12
@@ -68,7 +69,7 @@ def show_tables(card: Mapping[str, Any], history: History) -> list[Any]:
     facts += [("revoked", reason) for reason in history.why_revoked(model)]
     facts += [("forced", f"{each['reason']} ({date_of(each)})") for each in history.forced.get(model, ())]
     lineage = [(entry["name"], name, _pairs(entry["inputs"])) for name, entry in card["stages"].items()]
-    lineage += [(name, digest, "source") for name, digest in card["sources"].items()]
+    lineage += [(name, digest, "source") for name, digest in card["sources"].items() if digest != OF_NOTHING]
     lineage += [(name, digest, "weights") for name, digest in card["parents"].items()]
     tables = [_left(("", ""), facts), _left(("made from", "digest", "inputs"), lineage)]
     measured = [
@@ -122,7 +123,8 @@ def _left(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]):
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {str(value)[:16]}" for name, value in values.items()) or "-"
+    shown = {name: "none" if value == OF_NOTHING else str(value)[:16] for name, value in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "-"
 
 
 def _flops(cost: Mapping[str, Any]) -> float:

@@ -160,8 +160,12 @@ FAMILIES: dict[str, SceneFn] = {
 """Name -> a function that makes a scene; None where the model's own text is of no use."""
 LIBRARIES_OF = {"needle_image": "image", "table_image": "image", "read_image": "image", "read_audio": "audio"}
 """Family -> the modality that its media are of."""
-WRITING = ("read_image", "read_audio")
-"""Families whose text the model writes itself."""
+WRITING = {
+    "read_image": "the model wrote no line that can be drawn (printable ASCII with a letter or digit, at least "
+    f"{' to '.join(str(TEXT_CHARS[level][0]) for level in (LEVELS[0], LEVELS[-1]))} characters by level)",
+    "read_audio": "the model wrote no words that can be spoken (3 to 12 lower-case letters)",
+}
+"""Family whose text the model writes itself -> why a case of it is unusable."""
 
 
 def check_libraries_of(families: Iterable[str]) -> None:

@@ -228,6 +228,9 @@ def table_of(result: dict[str, Any]) -> str:
     lines = [f"{'family':<14}" + "".join(f"{name:>10}" for name in names)]
     for family, counts in result["counts"].items():
         lines.append(f"{family:<14}" + "".join(f"{counts[name]:>10}" for name in names))
+    for family, counts in result["counts"].items():
+        if counts["unusable"] and family in WRITING:
+            lines.append(f"{family}: {counts['unusable']} of {counts['proposed']} unusable, since {WRITING[family]}")
     for family in result["stopped"]:
         lines.append(f"{family} is stopped: {'; '.join(result['watch'][family]['breaches'])}")
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """The queue: how endings are answered, what is begun, what a stop and a full disk do; with an engine that only says."""
 
+import dataclasses
+import json
 import os
 import signal
 
@@ -10,7 +12,7 @@ from brine.experiments import batch
 from brine.experiments.batch import BatchRun, TrialsFailedError, batch_lock, cancel, retry
 from brine.experiments.cli import main
 from brine.experiments.experiment import Grid, Seeds
-from brine.experiments.progress import LiveTable, format_status, trial_status
+from brine.experiments.progress import LiveTable, format_status, running_line, trial_status
 from tests.experiments.tiny import FakeEngine, finish_trial
 
 pytest.importorskip("brine.evals.seed_interval")
@@ -161,6 +163,8 @@ def test_cancelled_trials_wait_for_retry(plan, capsys):
     run, engine = runner(plan, good)
     run.run()
     assert "02-seed0" in engine.submitted
+    assert main(["cancel", "tiny", "02-seed0", *runs]) == 2
+    assert "02-seed0 is done: only trials that have not ended" in capsys.readouterr().err
 
 
 def test_one_run_at_a_time(plan):
@@ -216,3 +220,15 @@ def test_the_status_shows_step_loss_and_time_left(plan):
     found = trial_status(plan, plan.trial("01-seed0"), running=["01-seed0"])
     assert (found.state, found.step, found.num_steps, found.loss, found.s_left) == ("running", 2, 6, 5.0, 40.0)
     assert "01-seed0  running  large_baseline   2/6  5.0000" in format_status(plan, running=["01-seed0"])
+    more = dataclasses.replace(found, loss=2.718281828459045)
+    assert running_line(more) == "01-seed0: large_baseline step 2/6, loss 2.7183, about 0:40 left"
+    assert running_line(dataclasses.replace(more, loss=None, s_left=None)) == "01-seed0: large_baseline step 2/6"
+
+
+def test_a_long_reason_ends_at_a_word_in_the_status(plan):
+    reason = "the data changed since the plan was made, so that this trial refuses to train on documents of another day"
+    folder = plan.trial_folder("01-seed0")
+    folder.mkdir(parents=True)
+    (folder / "trial.json").write_text(json.dumps({"outcome": "failed", "reason": reason}))
+    shown = next(line for line in format_status(plan).splitlines() if line.startswith("01-seed0"))
+    assert shown.endswith("so that this trial refuses to train...") and reason not in shown

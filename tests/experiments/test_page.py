@@ -6,7 +6,7 @@ import re
 import pytest
 
 from brine.evals.measurement import MeasureSpec
-from brine.experiments.page.charts import CostPoint, cost_chart, pareto_front
+from brine.experiments.page.charts import CostPoint, cost_chart, difference_map, pareto_front
 from brine.experiments.page.records import PageData, ShownDifference, ShownSetting, ShownTrial
 from brine.experiments.page.render import render, write_page
 
@@ -33,7 +33,7 @@ DATA = PageData(
     expects="bits per byte fall by 0.01 to 0.03",
     primary="bits_per_byte",
     measures=MEASURES,
-    base="none",
+    reference="none",
     winner="near",
     settings=(
         ShownSetting("none", trials=trials(2.0)),
@@ -59,7 +59,7 @@ def text_of(page: str) -> str:
 
 def test_says_expectation_outcome_and_failures():
     words = text_of(render(DATA))
-    assert "bits per byte fall by 0.01 to 0.03" in words and "better than the base" in words
+    assert "bits per byte fall by 0.01 to 0.03" in words and "better than none" in words
     assert "1 of 3 diverged" in words and "diverged 4 times" in words
     assert "large.learning_rate: 0.004 -&gt; 1" in words and "synth@1" in words and "0123abc" in words
 
@@ -94,6 +94,48 @@ def test_an_anchor_that_moved_is_a_warning(outcome, warned):
     }
     words = text_of(render(dataclasses.replace(DATA, anchor=anchor)))
     assert ("older tables do not compare" in words) == warned
+
+
+def test_the_reference_is_named_and_only_the_base_recipe_is_called_so():
+    """The first setting of a grid may change a field, and another one have the recipe that all are made from."""
+    first = dataclasses.replace(
+        DATA.settings[0], name="01 rate=0.003", changes=("large.learning_rate: 0.006 -> 0.003",)
+    )
+    second = dataclasses.replace(DATA.settings[1], name="02 rate=0.006", changes=())
+    page = render(dataclasses.replace(DATA, settings=(first, second), reference=first.name, winner=second.name))
+    words = text_of(page)
+    assert "better than 01 rate=0.003" in words and "Differences to 01 rate=0.003" in words
+    assert "the base;" not in words and "than the base" not in words
+    assert "01 rate=0.003 large.learning_rate: 0.006 -&gt; 0.003 (the others" in words
+    assert "02 rate=0.006 the base recipe" in words and words.count("the base recipe") == 2
+    assert "02 rate=0.006</text>" in page and "minus 01; below 0 is better" in words
+
+
+def ticks_of(svg: str, kind: str) -> list[str]:
+    """Texts of a drawing's ticks below ("middle") or beside ("end") its axes."""
+    return re.findall(rf'<text x="[^"]*" y="[^"]*" text-anchor="{kind}">([^<]*)</text>', svg)
+
+
+def test_equal_costs_have_one_tick_and_close_ones_differ_in_their_digits():
+    def chart(*costs):
+        points = [
+            CostPoint(f"{number:02d} a setting of its own", cost, 2.0 + number) for number, cost in enumerate(costs)
+        ]
+        return cost_chart("t", points, x_label="FLOPs", y_label="bits_per_byte")
+
+    equal = chart(1.04e9, 1.04e9)
+    assert ticks_of(equal, "middle") == ["1.04G"] and ">bits_per_byte</text>" in equal
+    assert ticks_of(chart(1.0400e9, 1.0401e9), "middle") == ["1.04G"]
+    close = ticks_of(chart(1.040e9, 1.060e9), "middle")
+    assert len(close) > 2 and len(set(close)) == len(close)
+    assert "00 a setting of its own</text>" in equal
+
+
+def test_names_that_do_not_fit_a_column_are_given_by_their_number():
+    names = [f"{number:02d} learning_rate=0.00{number}" for number in range(1, 7)]
+    for columns in (names, names[:1]):
+        drawn = ticks_of(difference_map("t", columns, ["m"], [[(0.1, True)] * len(columns)], x_label="x"), "middle")
+        assert drawn == (columns if len(columns) == 1 else [name[:2] for name in columns])
 
 
 def test_pareto_front():

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from brine.common.files import read_json
+from brine.evals.measurement import MeasureSpec
 from brine.experiments.cli import main
 from brine.experiments.experiment import Budget, Grid, Listed, Seeds
 from brine.experiments.planning import snapshot
@@ -86,6 +88,12 @@ def test_the_last_batch_is_the_anchor(make_plan):
     anchor, former = new.trial("anchor-seed0"), new.trial("former-seed0")
     assert parse_recipe(anchor.recipe).large.learning_rate == 6e-3 and not anchor.measured_run
     assert former.measured_run == str(old.trial_folder("02-seed0"))
+    # who looks at which table does not change which batch was the last
+    older = make_plan("older")
+    (older.folder / "table.json").write_text(json.dumps({"winner": {"setting": "01"}}))
+    os.utime(older.folder / "plan.json", (1, 1))
+    assert make_plan("newest", anchor="old/02").head["anchor"]["source"] == "old/02"
+    assert make_plan("next", anchor="last").head["anchor"]["source"] == "old/02"
     # a batch that came later does not move it
     later = make_plan("later")
     (later.folder / "table.json").write_text(json.dumps({"winner": {"setting": "01"}}))
@@ -101,6 +109,8 @@ def test_the_last_batch_is_the_anchor(make_plan):
         ("axes=Grid({'evals.seed': [1, 2]})", "evals.seed is no axis"),
         ("axes=Grid({'large.log_every': [1, 2]})", "has no effect"),
         ("suite='nowhere@1'", "nowhere@1"),
+        ("primary='bits_per_bite'", "no measure 'bits_per_bite': it has bits_per_byte"),
+        ("guards=('bits_per_byte.notes', 'cer.image')", "no measure 'cer.image'"),
         ("anchor='nowhere'", "has no plan.json"),
         ("seeds=Seeds(())", "give at least one seed"),
         ("question=3", "question = 3"),
@@ -123,15 +133,47 @@ def test_wrong_command_lines_say_what_to_do(tmp_path, capsys, source):
         (["plan", "unknown", *runs], "unknown experiment 'unknown'"),
         (["status", "unknown", *runs], "has no plan.json"),
         (["run", str(path), "--workers", "0", *runs], "--workers 0"),
-        (["run", str(path), "--engine", "kubernetes", *runs], "'kubernetes' is unknown"),
+        (["run", str(path), "--engine", "kubernetes", *runs], "--engine kubernetes: give one of local"),
         (["run", str(path), "--tracker", "paper", *runs], "'paper' is unknown"),
         (["run", str(path), "--engine", "slurm", "--slurm", "account", *runs], "give name=value"),
+        (["run", str(path), "--partition", "gpu", *runs], "--partition is SLURM's"),
         (["plan", str(path), "--threads", "0", *runs], "--threads 0"),
         (["plan", str(path), "--name", "a/b", *runs], "no name for an experiment"),
     ):
         assert main(argv) == 2, argv
         assert message in capsys.readouterr().err, argv
     assert main(["--help"]) == 0 and "retry" in capsys.readouterr().out
+
+
+def test_a_plan_is_continued_as_it_is_by_name_and_by_a_file_that_still_says_the_same(
+    tmp_path, capsys, source, monkeypatch
+):
+    """An edited file is never run as what it was before."""
+    path, runs = write_experiment(tmp_path / "right.py", source), ["--runs", str(tmp_path / "runs")]
+    begun = []
+    monkeypatch.setattr("brine.experiments.batch.BatchRun.run", lambda self: begun.append(self.plan.name))
+    monkeypatch.setattr("brine.experiments.cli.show_table", lambda plan, tracker: None)
+    for argv in (["plan", str(path)], ["run", str(path)], ["run", "right"], ["run", "right", "--threads", "1"]):
+        assert main([*argv, *runs]) == 0
+    write_experiment(path, source, more="seeds=Seeds((0, 1, 2))")
+    capsys.readouterr()
+    assert main(["run", str(path), *runs]) == 2
+    assert "plan.json is frozen and this plan differs" in capsys.readouterr().err
+    assert main(["run", "right", "--threads", "2", *runs]) == 2
+    assert "--threads 2: the plan of right has 1" in capsys.readouterr().err
+    assert main(["run", "right", *runs]) == 0
+    assert begun == ["right"] * 4
+
+
+def test_a_suite_that_was_named_is_found_from_everywhere(make_plan, tmp_path, monkeypatch):
+    """Trials run in other folders than the one in which the plan is made."""
+    found = SimpleNamespace(
+        name="held", folder=Path("runs/suites/held@1"), digest="d", primary="bits_per_byte", guards=(),
+        measures=(MeasureSpec("bits_per_byte"),),
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("brine.experiments.trials.measure._open_suite", lambda name: found)
+    assert make_plan(suite="held@1").head["suite"]["path"] == str(tmp_path / "runs/suites/held@1")
 
 
 def test_an_experiment_is_found_by_its_file(tmp_path, source):

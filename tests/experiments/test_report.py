@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from brine.experiments.cli import main
-from brine.experiments.experiment import Seeds
+from brine.experiments.experiment import Grid, Seeds
 from brine.experiments.report import page_data, write_report
 from brine.experiments.table import write_table
 from tests.experiments.test_table import RATES, fill
@@ -20,8 +20,10 @@ def test_settings_are_shown_with_their_seeds_and_differences(make_plan):
         f"0{number} learning_rate=0.00{number}" for number in (1, 2, 3, 4)
     ]
     base, best, diverged, _ = data.settings
-    assert data.base == base.name and data.winner == best.name and not base.changes
-    assert best.changes == ("large.learning_rate: 0.001 -> 0.002",)
+    assert data.reference == base.name and data.winner == best.name
+    # of the recipe that all are made from, which is none of these
+    assert base.changes == ("large.learning_rate: 0.006 -> 0.001",)
+    assert best.changes == ("large.learning_rate: 0.006 -> 0.002",)
     assert base.trials[0].wall_s == 5.0 and [trial.seed for trial in base.trials] == [0, 1, 2]
     found = best.differences["bits_per_byte"]
     assert (
@@ -29,6 +31,14 @@ def test_settings_are_shown_with_their_seeds_and_differences(make_plan):
     )
     assert diverged.count("diverged") == 1 and not diverged.differences
     assert data.ranked()[-1] is diverged
+
+
+def test_the_setting_with_the_base_recipe_has_no_changes(make_plan):
+    plan = make_plan(axes=Grid({"large.learning_rate": [3e-3, 6e-3]}), seeds=Seeds((0, 1)))
+    fill(plan)
+    data = page_data(plan, write_table(plan), {})
+    assert [setting.changes for setting in data.settings] == [("large.learning_rate: 0.006 -> 0.003",), ()]
+    assert data.reference == "01 learning_rate=0.003"
 
 
 def test_the_command_writes_the_page(make_plan, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from brine.common.files import read_json, read_jsonl
+from brine.experiments.cli import main
 from brine.experiments.planning.plan import load_plan
 from tests.experiments.builds import builds_by_stage, stored_stages
 from tests.experiments.tiny import write_experiment
@@ -119,7 +120,7 @@ def test_editing_the_tree_changes_nothing(finished, source, tmp_path):
     """A checkout whose learning rate is edited to nothing after the plan was frozen."""
     checkout, runs = tmp_path / "checkout", tmp_path / "runs"
     left_out = shutil.ignore_patterns(
-        ".git", ".types", "tests", "runs", "docs", "notebooks", "__pycache__", "benchmarks"
+        *(".git", ".types", ".venv", ".pytest_cache", "tests", "runs", "docs", "notebooks", "__pycache__", "benchmarks")
     )
     shutil.copytree(ROOT, checkout, ignore=left_out)
     (checkout / "tests").mkdir()
@@ -138,7 +139,7 @@ def test_editing_the_tree_changes_nothing(finished, source, tmp_path):
     command = [sys.executable, "-m", "brine.experiments.trials.trial", str(folder), "01-seed0"]
     refused = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 2 and "not from the experiment's code" in refused.stderr
-    finish(start("cancel", "tiny", runs, "02-seed0", environment=environment))
+    assert main(["cancel", "tiny", "02-seed0", "--runs", str(runs)]) == 0
     finish(start("run", "tiny", runs, environment=environment))
     assert weights(folder)["01-seed0"] == weights(finished)["01-seed0"]
 

@@ -67,6 +67,9 @@ def test_a_diverged_setting_is_ranked_last_and_has_no_difference(make_plan):
     assert table["settings"]["02"]["screen"]["note"] == "1 of 3 seeds diverged"
     assert set(table["differences"]["bits_per_byte"]) == {"03", "04"}
     assert "1 of 3 seeds diverged" in format_table(table)
+    assert table["winner"]["note"].endswith("; without 04 (1 of 3 seeds failed)")
+    with pytest.raises(ValueError, match="'bits_per_bite' was not measured: bits_per_byte"):
+        format_table(table, measures=["bits_per_bite"])
     assert table["settings"]["02"]["screen"]["seeds"]["1"]["outcome"] == "diverged"
 
 

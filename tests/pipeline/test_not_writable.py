@@ -1,4 +1,4 @@
-"""A run folder, a store, or a part of it that may not be written to is one sentence that names it."""
+"""A run folder, a store, or a part of it that may not be used to is one sentence that names it."""
 
 import errno
 import json
@@ -10,6 +10,7 @@ from brine import train as command
 from brine.common.content_store import ContentStore
 from brine.data.cli.main import main as data
 from brine.pipeline.run import run_pipeline
+from brine.pipeline.stages.run_lock import refusals_named
 from brine.pipeline.stages.stage_store import StageStore
 from brine.pipeline.stages.store_command import main as store_command
 from tests.data.media_files import line, manifest
@@ -53,16 +54,17 @@ def test_a_store_that_cannot_be_made_or_written(tmp_path, documents, capsys):
 def test_a_part_of_the_store_of_somebody_else(tmp_path, documents, part):
     folder = tmp_path / "runs/.store" / part
     folder.mkdir(parents=True)
-    with read_only(folder), pytest.raises(ValueError, match=f": {folder}/.* may not be written .*--store") as error:
+    with read_only(folder), pytest.raises(ValueError, match=f": {folder}/.* may not be used .*--store") as error:
         run_pipeline(asked(manifest=documents), runs=tmp_path / "runs")
     assert "\n" not in str(error.value)
 
 
 def test_any_other_refusal_is_one_sentence():
-    refused = OSError(errno.EROFS, "Read-only file system", "/disk/x")
-    assert command._message(refused).startswith("/disk/x may not be used (Read-only file system): change")
-    with pytest.raises(OSError, match="broken"):
-        command._message(OSError(errno.EIO, "broken"))
+    said = r"^mine: /disk/x may not be used \(Read-only file system\): change"
+    with pytest.raises(ValueError, match=said), refusals_named("mine"):
+        raise OSError(errno.EROFS, "Read-only file system", "/disk/x")
+    with pytest.raises(OSError, match="broken"), refusals_named("mine"):
+        raise OSError(errno.EIO, "broken")
 
 
 def test_a_stored_stage_of_somebody_else(tmp_path):
@@ -72,7 +74,7 @@ def test_a_stored_stage_of_somebody_else(tmp_path):
     (lock,) = (tmp_path / ".store/first").glob("*.lock")
     folder = (tmp_path / "a/first").resolve()
     lock.chmod(0o444)
-    with read_only(tmp_path / ".store/first"), pytest.raises(ValueError, match=rf"first: {lock} may not be written"):
+    with read_only(tmp_path / ".store/first"), pytest.raises(ValueError, match=rf"first: {lock} may not be used"):
         run(tmp_path, "b", calls)
     lock.chmod(0o644)
     (folder / "done").unlink()

@@ -81,6 +81,9 @@ def test_from_the_first_model_to_the_way_back(brine, tmp_path):
     assert code == 0 and "corpus.source" in out and "0123456789ab" in out and "machine" in out
     code, out, _ = brine("registry", "revoke", deaf[1][:10], "--reason", "it hears nothing")
     assert code == 0 and last(out)["models"] == [deaf[1]] and f"revoked with it: {deaf[1]}" in out
+    assert last(out)["revoked"] == deaf[1]
+    with pytest.raises(ValueError, match=r"may not be used: .* is revoked \(it hears nothing\); its folder"):
+        load(deaf[1][:10])
     code, out, _ = brine("registry", "verify")
     assert code == 0 and "everything is as it was recorded" in out
     path = tmp_path / "runs" / "registry" / "models" / deaf[2] / "model" / "config.json"

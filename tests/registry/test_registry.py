@@ -9,6 +9,7 @@ import pytest
 from brine.common.files import digest, read_json, read_jsonl, write_json
 from brine.registry.cli.tables import list_table
 from brine.registry.history import History
+from brine.registry.lineage import trace
 from brine.registry.promotion import ChampionChangedError
 from brine.registry.registry import Registry
 from brine.registry.verify import verify
@@ -107,6 +108,32 @@ def test_weights_of_another_run_must_be_registered_with_their_lineage(registry, 
     assert registry.add(parent_run) == weights
     reasons = promote(registry, [child]).answer.reasons
     assert len(reasons) == 1 and f"(of its parent {weights[:12]})" in reasons[0]
+
+
+def test_media_of_a_corpus_without_media_are_nothing_that_models_share(registry, runs):
+    """The SHA-256 of nothing would join all models of texts: revoking it would revoke them all."""
+    run = make_run(runs, "texts")
+    mark = read_json(run / "encoded" / "done")
+    key = mark["key"] | {"inputs": mark["key"]["inputs"] | {"media": sha("")}}
+    write_json(run / "encoded" / "done", mark | {"key": key})
+    model = registry.add(run)
+    card = registry.card(model)
+    assert card["missing"] == [] and card["sources"] == {"corpus.source": sha("source")}
+    assert sha("") not in registry.history.contains(model)
+    with pytest.raises(ValueError, match="is no model, stage or source"):
+        registry.revoke(sha(""), reason="x")
+    with_media = key | {"inputs": key["inputs"] | {"media": sha("an image")}}
+    write_json(run / "encoded" / "done", mark | {"key": with_media})
+    assert trace(run, "small").sources["encoded.media"] == sha("an image")
+
+
+def test_a_digest_is_named_by_four_characters_or_more(registry, runs):
+    model = registry.add(make_run(runs, "demo"))
+    assert registry.digest_of(model[:4]) == model == registry.contained_digest(model[:8])
+    for name in (model[:1], model[:3]):
+        for find in (registry.digest_of, registry.contained_digest):
+            with pytest.raises(ValueError, match=f"'{name}' is too short: give at least 4 characters"):
+                find(name)
 
 
 def test_weights_named_by_the_settings_of_a_training_are_a_parent(registry, runs):
@@ -219,6 +246,7 @@ def test_a_request_that_cannot_be_answered_is_refused(registry, runs, tmp_path):
     for models, said in [
         (new[:2], "at least 3"),
         ([*new[:2], new[0]], "give each candidate once"),
+        ([], "give at least 3 candidates"),
         ([*new[:2], *other], "more than the seeds"),
         ([*new[:2], registry.champion], "is the champion already"),
         (["ffff"], "is no model"),
@@ -235,7 +263,7 @@ def test_a_request_that_cannot_be_answered_is_refused(registry, runs, tmp_path):
 def test_a_champion_of_one_seed_needs_more_of_its_setting(registry, runs):
     promote(registry, add_setting(registry, runs, "base", seeds=(0,)))
     new = add_setting(registry, runs, "better", **BETTER)
-    with pytest.raises(ValueError, match=r"has 1 seeds here and 3 are needed.*under 2 more"):
+    with pytest.raises(ValueError, match=r"has 1 seed here and 3 are needed.*under 2 more"):
         promote(registry, new)
     add_setting(registry, runs, "base", seeds=(1, 2))
     assert promote(registry, new).model in new
@@ -318,6 +346,18 @@ def test_a_revoked_source_marks_all_downstream(registry, runs):
     assert registry.history.why_revoked(late) and registry.card(late)["revoked"] and verify(registry.root) == []
     with pytest.raises(ValueError, match="no earlier champion is free of it"):
         registry.revoke(first, reason="x")
+
+
+def test_a_revoked_labeller_marks_what_was_trained_on_its_labels(registry, runs, monkeypatch):
+    """Also where the model that gave pseudo-labels is not registered itself."""
+    labels = [{"name": "pseudo", "consent": "pseudo", "labelled_by": [sha("teacher")]}]
+    monkeypatch.setattr("brine.registry.card.consent_counts", lambda run, lineage: {"pseudo": 40})
+    plain = registry.add(make_run(runs, "plain"))
+    monkeypatch.setattr("brine.registry.card._corpus_sources", lambda run, lineage: labels)
+    pupil = registry.add(make_run(runs, "pupil", learning_rate=9e-3))
+    assert registry.card(pupil)["sources"]["labels.pseudo.1"] == sha("teacher")
+    assert registry.revoke(sha("teacher")[:16], reason="it was trained on test data") == [pupil]
+    assert "test data" in registry.card(pupil)["revoked"][0] and registry.card(plain)["revoked"] == []
 
 
 def test_a_second_promoter_is_told_that_the_champion_changed(registry, runs):

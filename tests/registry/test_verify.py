@@ -94,9 +94,9 @@ def test_lines_that_are_gone_doubled_or_swapped_are_named(registry):
         "line 5 is missing before its line 5": [*lines[:4], *lines[5:]],
         "lines 3 to 6 are missing before its line 3": [*lines[:2], *lines[6:]],
         "line 1 is missing": lines[1:],
-        f"is truncated: it has {len(lines) - 1} lines of {len(lines)}": lines[:-1],
-        f"is truncated: it has 2 lines of {len(lines)}": lines[:2],
-        f"is truncated: it has {len(lines) - 1} lines of {len(lines)} (and its last": [*lines[:-1], lines[-1][:-9]],
+        f"is truncated: it has {len(lines) - 1} of {len(lines)} lines": lines[:-1],
+        f"is truncated: it has 2 of {len(lines)} lines": lines[:2],
+        f"is truncated: it has {len(lines) - 1} of {len(lines)} lines (and its last": [*lines[:-1], lines[-1][:-9]],
         "line 5 has the number 4, not 5": [*lines[:4], lines[3], *lines[4:]],
         "line 7 has the number 8, not 7": [*lines[:6], lines[7], lines[6], *lines[8:]],
     }
@@ -113,6 +113,16 @@ def test_a_line_with_new_words_and_a_right_chain_up_to_it_is_named(registry):
     entry = json.loads(lines[2]) | {"model": "0" * 64}
     path.write_text("\n".join([*lines[:2], json.dumps(entry), *lines[3:]]) + "\n")
     assert any("log.jsonl line 3 differs" in each for each in verify(registry.root))
+
+
+def test_no_model_is_to_be_added_again_while_the_log_is_damaged(registry):
+    path = registry.root / "log.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = next(n for n, line in enumerate(lines) if json.loads(line)["event"] == "add")
+    path.write_bytes(b"".join([*lines[:number], b"x" + lines[number], *lines[number + 1 :]]))
+    found = verify(registry.root)
+    assert any("in no line of the log: put the damaged log back from a copy first" in each for each in found)
+    assert not any("add the model again" in each for each in found)
 
 
 def test_a_torn_line_and_a_pointer_behind_the_log_are_repaired_and_said(registry, caplog):
@@ -139,7 +149,7 @@ def test_lines_that_were_not_applied_are_applied(registry, caplog):
     )
     assert "not applied" in verify(registry.root)[0]
     assert Registry(registry.root).card(model)["revoked"] == [f"{model[:12]} is revoked (x)"]
-    assert "1 lines of the log were not applied" in caplog.text and verify(registry.root) == []
+    assert "applied now: 1 line of the log" in caplog.text and verify(registry.root) == []
 
 
 def test_an_add_that_was_interrupted_is_taken_over(registry, tmp_path):

@@ -9,6 +9,7 @@ worker on this host that runs another Python is an error. Whether other hosts ha
 import os
 import socket
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +19,23 @@ from brine.data.corpus.blocks.engine import ATTEMPTS, worker_environment
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Of a cluster that is started here: the least that Ray takes."""
+NODES_TIMEOUT_S = 20.0
 _PASSED_ON = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_block(fields: dict) -> dict:
     """The task: what `encode_block` returns, for the fields of a `BlockJob`."""
     return encode_block(BlockJob(**fields))
+
+
+def _cpus_of_nodes(ray: Any) -> list[float]:
+    """CPUs of each node, once there are any: those of a cluster that has only just started come a little later."""
+    start = time.monotonic()
+    while True:
+        found = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        if any(found) or time.monotonic() - start > NODES_TIMEOUT_S:
+            return found
+        time.sleep(0.2)
 
 
 class RayEngine:
@@ -54,8 +66,7 @@ class RayEngine:
                 raise BlockError(
                     f"no Ray cluster answers at {address!r} ({reason}): start one, or leave --address out"
                 ) from None
-        nodes = [int(node["Resources"].get("CPU", 0)) // num_decoders for node in ray.nodes() if node["Alive"]]
-        self._slots = 2 * sum(nodes)
+        self._slots = 2 * sum(int(cpus) // num_decoders for cpus in _cpus_of_nodes(ray))
         if not self._slots:
             self.close()
             raise BlockError(f"no node of the Ray cluster has {num_decoders} CPUs: give fewer --workers")

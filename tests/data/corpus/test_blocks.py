@@ -7,12 +7,14 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from brine.data.corpus import shards
 from brine.data.corpus.blocks import build as block_build
+from brine.data.corpus.blocks import ray_engine
 from brine.data.corpus.blocks.encode_block import BlockError, block_path, encode_block, environment
 from brine.data.corpus.blocks.engine import ATTEMPTS, LocalEngine
 from brine.data.corpus.blocks.items import Block, read_items, write_blocks
@@ -267,3 +269,16 @@ def test_a_worker_that_makes_no_progress_is_ended(source, alone, tmp_path, token
     engine = Stopping(1)
     build_corpus(source, tmp_path / "c", tokenizer=tokenizer, engine=engine, **SHARDS)
     assert engine.stopped and files_of(tmp_path / "c") == files_of(alone)
+
+
+def test_nodes_that_come_a_little_later_are_waited_for(monkeypatch):
+    """A command given right after `ray start` was told that no node had a CPU."""
+    calls: list = []
+
+    def nodes():
+        calls.append(None)
+        return [{"Alive": True, "Resources": {"CPU": 2.0} if len(calls) > 2 else {}}, {"Alive": False, "Resources": {}}]
+
+    assert ray_engine._cpus_of_nodes(SimpleNamespace(nodes=nodes)) == [2.0] and len(calls) == 3
+    monkeypatch.setattr(ray_engine, "NODES_TIMEOUT_S", 0.3)
+    assert ray_engine._cpus_of_nodes(SimpleNamespace(nodes=list)) == []

@@ -141,6 +141,35 @@ def test_what_users_gave_for_evaluation_alone_is_held_out(two, tmp_path):
     assert any("by consent (user-evaluate) (test 1)" in line for line in source.summary_lines())
 
 
+def test_a_pool_of_pseudo_labels_names_the_models_that_labelled(tmp_path):
+    lines = [
+        record(name, f"words {name}") | {"pseudo": {"origin": origin * 64}}
+        for name, origin in zip("abc", "ded", strict=True)
+    ]
+    sources = [
+        CorpusSource("own", write(tmp_path / "own", [record("o", "words of people")])),
+        CorpusSource("pool", write(tmp_path / "pool", lines), consent="pseudo"),
+    ]
+    own, pool = open_sources(sources).described
+    assert pool["labelled_by"] == ["d" * 64, "e" * 64] and "labelled_by" not in own
+
+
+def test_ids_that_are_paths_hold_nothing_out(tmp_path):
+    """Two folders may each have a README.md; equal content is still held out."""
+    for name, texts in {"ours": ("one", "same"), "theirs": ("two", "same")}.items():
+        (tmp_path / name).mkdir()
+        for number, text in enumerate(texts):
+            (tmp_path / name / f"{number}.md").write_text(f"# {text}\n\nwords of a page\n")
+    sources = (
+        CorpusSource("ours", tmp_path / "ours"),
+        CorpusSource("theirs", tmp_path / "theirs", consent="user-evaluate"),
+    )
+    found = list(open_sources(sources).documents())
+    quarantined = [each for each in found if isinstance(each, Quarantined)]
+    assert [each.reason.partition("same ")[2] for each in quarantined] == ["content: not trained on"]
+    assert len([each for each in found if isinstance(each, Document)]) == 3
+
+
 def held_out_pair(tmp_path, *, picture: tuple) -> tuple[CorpusSource, CorpusSource]:
     """A training document first, and its copy held out by the later source under another id and file name."""
     train = write(

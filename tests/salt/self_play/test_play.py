@@ -261,6 +261,13 @@ def test_settings_that_cannot_work(settings):
         SelfPlayConfig(**settings)
 
 
+def test_unusable_cases_have_their_reason_in_one_line():
+    counts = {"read_image": {"proposed": 12, "unusable": 4}, "read_audio": {"proposed": 12, "unusable": 0}}
+    result = {"counts": {name: dict.fromkeys(play.COUNTS, 0) | some for name, some in counts.items()}, "stopped": []}
+    reasons = [line for line in table_of(result).splitlines() if "unusable, since" in line]
+    assert len(reasons) == 1 and reasons[0].startswith("read_image: 4 of 12 unusable, since the model wrote no line")
+
+
 @pytest.mark.slow
 def test_real_model_reads_back_what_it_wrote(loaded, source, tmp_path):
     """A model that is random: media are rendered, rules check, files are whole, twice the same."""

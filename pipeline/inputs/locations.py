@@ -11,8 +11,8 @@ from brine.common.files import read_json
 from brine.common.remote.object_store import url_of
 
 
-def place_of(path: str | Path) -> str:
-    """A path or URL in the form in which places are compared."""
+def location_of(path: str | Path) -> str:
+    """A path or URL in the form in which locations are compared."""
     return url_of(path) or str(Path(path).expanduser().resolve())
 
 
@@ -23,10 +23,10 @@ def recorded_corpus(run: Path) -> dict[str, Any]:
     return corpus if isinstance(corpus, dict) else {}
 
 
-def places_before(recorded: Any, stored: Any) -> list[str]:
+def locations_before(recorded: Any, stored: Any) -> list[str]:
     """Where documents were, the most certain place first. recorded: by the run; stored: by its corpus, which counts
     where the run records nothing, or a path relative to a folder that is not known any more."""
     texts = [each for each in (recorded, stored) if isinstance(each, str) and each]
     if texts and texts[0] is recorded and (url_of(recorded) or Path(recorded).is_absolute()):
         texts = texts[:1]
-    return [place_of(each) for each in texts]
+    return [location_of(each) for each in texts]
