@@ -24,9 +24,9 @@ from brine.pipeline.stages.run_lock import on_main_rank
 from brine.pipeline.stages.stage_store import StageStore
 from brine.recipes.demo import demo
 from brine.training.parallel.distributed import init_distributed
-from tests.common.remote.fixtures import memory
+from tests.common.remote.fixtures import memory, s3, s3_process
 
-__all__ = ["memory"]
+__all__ = ["memory", "s3", "s3_process"]
 
 WEIGHTS = "model/model.safetensors"
 
@@ -181,6 +181,19 @@ def test_a_run_that_fails_ends_its_uploads(memory, tmp_path, monkeypatch, caplog
         each.join(20)
         assert not each.is_alive()
     assert FolderStore(memory).names() == []
+
+
+@pytest.mark.slow
+def test_a_bucket_that_throttles_and_cuts_and_one_that_is_not_there(s3, tmp_path):
+    url, calls = f"{s3.url}/p", []
+    check_remote(url)
+    with pytest.raises(ValueError, match="there-is-no-such-bucket/b/stages/store.json is not there"):
+        check_remote("s3://there-is-no-such-bucket/b")
+    s3.faults.throttle, s3.faults.cut_uploads = 2, 2
+    made = run(tmp_path / "here", url, calls)
+    s3.faults.throttle, s3.faults.cut_downloads = 2, 2
+    assert run(tmp_path / "there", url, calls) == made and calls == ["encoded", "small"]
+    assert (tmp_path / "there/a/small" / WEIGHTS).read_text() == "w"
 
 
 @pytest.mark.parametrize(
