@@ -187,7 +187,7 @@ def test_a_run_that_fails_ends_its_uploads(memory, tmp_path, monkeypatch, caplog
 def test_a_bucket_that_throttles_and_cuts_and_one_that_is_not_there(s3, tmp_path):
     url, calls = f"{s3.url}/p", []
     check_remote(url)
-    with pytest.raises(ValueError, match="there-is-no-such-bucket/b/stages/store.json is not there"):
+    with pytest.raises(ValueError, match=r"there-is-no-such-bucket/b/stages/store\.json is not there"):
         check_remote("s3://there-is-no-such-bucket/b")
     s3.faults.throttle, s3.faults.cut_uploads = 2, 2
     made = run(tmp_path / "here", url, calls)
