@@ -58,7 +58,7 @@ def _run(launch: LaunchConfig) -> None:
         return
     run_pipeline(
         launch.recipe, runs=launch.runs, store=launch.store, tracker=launch.tracker, extend=launch.extend,
-        rerun=launch.rerun, explain_out_of_memory=explain_out_of_memory,
+        rerun=launch.rerun, explain_out_of_memory=explain_out_of_memory, remote_store=launch.remote_store,
     )  # fmt: skip
 
 

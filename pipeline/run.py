@@ -14,6 +14,7 @@ import torch
 
 from brine.common.content_store import ContentStore
 from brine.common.files import write_json
+from brine.common.remote.object_store import check_local
 from brine.data.corpus.excluded import find_excluded, require_targets
 from brine.data.corpus.store import open_corpus
 from brine.data.corpus.swap import FILTER_LOG
@@ -28,8 +29,10 @@ from brine.pipeline.inputs.pinned import Pinned, ResolveModel, pin, registered_m
 from brine.pipeline.inputs.sources import encoded_settings
 from brine.pipeline.model_stages import STORE, check_trained_stages, model_stages_of, untrained_stages_of
 from brine.pipeline.recipe import Recipe
-from brine.pipeline.stages.run_lock import refusals_named
-from brine.pipeline.stages.stage_store import PipelineStage, StageStore, logger, restore_if_refused
+from brine.pipeline.stages.remote_stages import RemoteStages, check_remote
+from brine.pipeline.stages.run_lock import on_main_rank, refusals_named
+from brine.pipeline.stages.stage_backup import restore_if_refused
+from brine.pipeline.stages.stage_store import PipelineStage, StageStore, logger
 from brine.training.logging.environment import environment
 from brine.training.logging.metrics import require_sink
 from brine.training.parallel.distributed import World, init_distributed
@@ -46,13 +49,16 @@ Explain = Callable[..., AbstractContextManager]
 def run_pipeline(
     recipe: Recipe, *, runs: Path = Path("runs"), store: Path | None = None, tracker: str | None = None,
     extend: bool = False, rerun: tuple[str, ...] = (), explain_out_of_memory: Explain = lambda **_: nullcontext(),
-    resolve_model: ResolveModel = registered_model,
+    resolve_model: ResolveModel = registered_model, remote_store: str | None = None,
 ) -> Path:  # fmt: skip
     """Run all stages of a recipe and return the run folder. Finished stages are skipped, also those that another run
     has made in `store` (runs/.store); those in `rerun` are trained again and, with `extend`, those with more steps
     continue; their old folders are renamed. explain_out_of_memory: a context around each training that turns running
     out of memory into advice (`brine.planner.out_of_memory`). resolve_model: the folder of "champion", or of another
-    model of a registry. Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
+    model of a registry. remote_store: a URL where stages are looked up before they are built, and
+    uploaded to. Raises ValueError for what the user can fix, TrainingInterrupted after a signal."""
+    check_local(runs, name="runs")
+    check_local(store, name="store")
     if tracker is not None:
         # before anything is renamed or trained
         require_sink(tracker)
@@ -60,13 +66,16 @@ def run_pipeline(
     device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
     world = init_distributed(device=device, timeout_s=asked.timeout_s)
     world = init_parallel_groups(world, context_parallel=asked.context_parallel, dp_shard=asked.dp_shard, device=device)
+    if remote_store is not None:
+        on_main_rank(world, lambda: check_remote(remote_store))
     # before the run folder is made
     recipe, pinned = pin(recipe, resolve_model=resolve_model, world=world)
     folder, content = Path(runs) / recipe.name, ContentStore(store or Path(runs) / STORE_FOLDER)
+    remote = RemoteStages(remote_store, content, folder, world=world) if remote_store is not None else None
     untrained = untrained_stages_of(recipe)
     with (
         refusals_named(recipe.name),
-        StageStore(folder, world=world, rerun=rerun, untrained=untrained, content=content) as stages,
+        StageStore(folder, world=world, rerun=rerun, untrained=untrained, content=content, remote=remote) as stages,
         restore_if_refused(folder / name for name in RUN_RECORD_FILES),
     ):
         runtime = resolve_runtime(recipe.runtime, folder=folder) if world.is_main else None
@@ -75,6 +84,8 @@ def run_pipeline(
         runtime = runtime or resolve_runtime(recipe.runtime, folder=folder)
         apply_runtime(runtime, local_world_size=world.local_size)
         Pipeline(recipe, stages, world, runtime, tracker, extend, explain_out_of_memory, pinned).run()
+        if remote is not None:
+            on_main_rank(world, remote.finish)
     return folder
 
 

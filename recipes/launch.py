@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from brine.common.command_line import field_docstrings, one_line_errors
+from brine.common.remote.object_store import check_local, is_url
 from brine.data.formats.corpus_source import CorpusSource
 from brine.model.config import ModelConfig
 from brine.pipeline.model_stages import model_stages_of
@@ -90,6 +91,9 @@ class LaunchConfig:
     """Folder that holds the run folders."""
     store: Path | None = None
     """Folder of the stages that runs share (`brine store`), if not RUNS/.store."""
+    remote_store: str | None = None
+    """URL (s3://bucket/prefix, file:///folder; extra [remote]) where stages are looked up before they are built, and to
+    which those that were built are uploaded; `brine store pull NAME URL` brings a run back."""
     dry_run: bool = False
     """Print parameters, tokens and estimated time, then stop."""
     tracker: str | None = None
@@ -104,6 +108,10 @@ class LaunchConfig:
     """Show where an error came from, and log more."""
 
     def __post_init__(self):
+        check_local(self.runs, name="runs")
+        check_local(self.store, name="store")
+        if self.remote_store is not None and not is_url(self.remote_store):
+            raise ValueError(f"remote_store = {self.remote_store!r} must be a URL such as s3://bucket/prefix")
         if self.tracker is not None and self.tracker not in sink_names():
             raise ValueError(
                 f"tracker = {self.tracker!r} is unknown: choose {' or '.join(sink_names())}; metrics.jsonl is always "

@@ -81,15 +81,7 @@ class ObjectCache:
             self._evict(size)
             partial = self.root / "partial" / f"{sha256[:16]}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
             try:
-                for attempt in (1, 2):
-                    download(partial)
-                    if partial.stat().st_size == size and file_digest(partial) == sha256:
-                        break
-                    if attempt == 2:
-                        raise RemoteError(
-                            f"{what} is damaged: twice its content differed from the SHA-256 noted at upload; delete "
-                            "the object and upload it again"
-                        )
+                download_checked(download, partial, size=size, sha256=sha256, what=what)
                 os.rename(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
@@ -133,6 +125,21 @@ class ObjectCache:
             with contextlib.suppress(OSError):
                 total += path.stat().st_size
         return total
+
+
+def download_checked(download: Callable[[Path], None], path: Path, *, size: int, sha256: str, what: str) -> None:
+    """Have an object at `path` by `download(path)`, made once more where its size or SHA-256 differ.
+
+    what: the object, for messages. Raises RemoteError where they differ twice; what is at `path` then is no object.
+    """
+    for _ in range(2):
+        download(path)
+        if path.stat().st_size == size and file_digest(path) == sha256:
+            return
+    raise RemoteError(
+        f"{what} is damaged: twice its content differed from the SHA-256 noted at upload; delete the object and upload "
+        "it again"
+    )
 
 
 def sha256_of(content: bytes) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from brine.common.files import file_digest, sync_folder
-from brine.common.remote.cache import ObjectCache, sha256_of
+from brine.common.remote.cache import ObjectCache, download_checked, sha256_of
 from brine.common.remote.object_store import MissingObjectError, ObjectStore, RemoteConfig, RemoteError, check_name
 
 FORMAT = 1
@@ -98,11 +98,13 @@ class FolderStore:
         *,
         extra: dict | None = None,
         keep: Callable[[str], bool] = lambda path: True,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> UploadResult:
         """Upload a folder that nobody writes to: objects first, its list last. keep: which relative paths to take.
+        stopped: asked before each file, by other threads; where it is true, the upload ends.
 
-        Links to files are followed. Raises RemoteError where an object cannot be written, and where a file changes
-        meanwhile.
+        Links to files are followed. Raises RemoteError where an object cannot be written, where a file changes
+        meanwhile, and where the upload was stopped.
         """
         folder, paths = Path(folder), []
         for parent, folders, names in os.walk(folder, followlinks=False):
@@ -111,8 +113,14 @@ class FolderStore:
         paths = sorted(path for path in paths if keep(path) and (folder / path).is_file())
         for path in paths:
             check_name(path)
+
+        def upload(path: str) -> tuple[int, str, bool]:
+            if stopped():
+                raise RemoteError(f"the upload of {name} to {self.url} was stopped: upload the folder again")
+            return self._upload_file(folder / path)
+
         with ThreadPoolExecutor(THREADS, thread_name_prefix="upload") as threads:
-            found = list(threads.map(lambda path: self._upload_file(folder / path), paths))
+            found = list(threads.map(upload, paths))
         files = {path: (size, sha256) for path, (size, sha256, _) in zip(paths, found, strict=True)}
         listed = StoredFolder(name, files, extra or {})
         self.objects.write(f"{name}{SUFFIX}", listed.to_bytes())
@@ -151,8 +159,11 @@ class FolderStore:
         """Path in the cache of one of a folder's files. Open it at once."""
         size, sha256 = folder.files[path]
         name = _object_name(sha256)
-        what = f"{self.objects.address(name)} ({path} of {folder.name})"
-        return cache.fetch(sha256, size, lambda target: self.objects.download(name, target, size=size), what=what)
+        download = lambda target: self.objects.download(name, target, size=size)  # noqa: E731
+        return cache.fetch(sha256, size, download, what=self._what(folder, path))
+
+    def _what(self, folder: StoredFolder, path: str) -> str:
+        return f"{self.objects.address(_object_name(folder.files[path][1]))} ({path} of {folder.name})"
 
     def download(self, stored: StoredFolder, folder: Path, *, paths: Iterable[str] | None = None) -> None:
         """Download files of a folder into a new one, which appears by rename, each compared with its SHA-256."""
@@ -188,15 +199,10 @@ class FolderStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         name, partial = _object_name(sha256), target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
         try:
-            for attempt in (1, 2):
-                self.objects.download(name, partial, size=size)
-                if partial.stat().st_size == size and file_digest(partial) == sha256:
-                    break
-                if attempt == 2:
-                    raise RemoteError(
-                        f"{self.objects.address(name)} ({path} of {stored.name}) is damaged: twice its content "
-                        "differed from the SHA-256 noted at upload; delete the object and upload it again"
-                    )
+            download_checked(
+                lambda to: self.objects.download(name, to, size=size), partial, size=size, sha256=sha256,
+                what=self._what(stored, path),
+            )  # fmt: skip
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)

@@ -32,6 +32,10 @@ class RemoteError(ValueError):
     """An object or store that cannot be used; the message names it and what to do."""
 
 
+class UnavailableError(RemoteError):
+    """A store that does not answer, or does not let this user in."""
+
+
 class MissingObjectError(RemoteError):
     """An object that is not there."""
 
@@ -85,6 +89,15 @@ def url_of(value: str | Path | None) -> str | None:
 def is_url(value: str | Path | None) -> bool:
     """Whether a text or Path is a URL of an object store."""
     return url_of(value) is not None
+
+
+def check_local(folder: str | Path | None, *, name: str) -> None:
+    """Raise ValueError for a URL as the field `name`, which is a folder of this machine."""
+    if (url := url_of(folder)) is not None:
+        raise ValueError(
+            f"{name} = {url} must be a folder of this machine: give the URL to `brine train` as --remote-store, so "
+            "that the stages are there too"
+        )
 
 
 def check_name(name: str) -> str:
@@ -212,13 +225,13 @@ class ObjectStore:
             except Exception as error:
                 reason = " ".join(str(error).split())[:300] or type(error).__name__
                 if isinstance(error, PermissionError) or _is_refused(error, reason):
-                    raise RemoteError(
+                    raise UnavailableError(
                         f"{self.address(name)} may not be used ({reason}): see its credentials and permissions"
                     ) from None
                 if isinstance(error, OSError) and error.errno in _LOCAL:
                     raise
                 if attempt == self.config.attempts:
-                    raise RemoteError(
+                    raise UnavailableError(
                         f"{self.address(name)} failed {attempt} times ({type(error).__name__}: {reason}): see the "
                         "connection, and give the same command again"
                     ) from None

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from brine.common.content_store import DONE_FILE, ContentStore, file_lock, lock_path
-from brine.common.files import read_json
-from brine.common.remote.folder_store import FolderStore
+from brine.common.files import file_digest, read_json
+from brine.common.remote.folder_store import FolderStore, StoredFolder
 from brine.common.remote.object_store import RemoteError, check_name
 
 _DIGEST = re.compile(r"[0-9a-f]{8,64}(-[0-9]{1,9})?")
@@ -46,20 +48,51 @@ def stages_of(run: Path, root: Path) -> dict[str, str]:
     return found
 
 
-def push(run: Path, root: Path, url: str) -> TransferResult:
-    """Upload the finished stages of a run. Raises RemoteError where it has none, or the store fails."""
+def push(run: Path, root: Path, url: str, *, stopped: Callable[[], bool] = lambda: False) -> TransferResult:
+    """Upload the finished stages of a run, then the list of them. stopped: see `FolderStore.upload`. Raises RemoteError
+    where it has none, or the store fails."""
     stages, store = stages_of(run, root), FolderStore(url)
     if not stages:
         raise RemoteError(f"{run} links to no finished stage in {root}: train first, or give the run's store")
-    sent = 0
-    for place in sorted(set(stages.values())):
-        if store.find(f"stages/{place}") is None:
-            store.upload(root / place, f"stages/{place}")
-            sent += 1
+    sent = sum(upload_stage(store, root, place, stopped=stopped) for place in sorted(set(stages.values())))
     # a folder without files, whose list holds the links
     listed = {"stages": stages}
     store.put_list(f"runs/{run.name}", listed)
     return TransferResult(tuple(stages.values()), sent)
+
+
+def upload_stage(store: FolderStore, root: Path, place: str, *, stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Upload a finished stage if it is not there; returns whether it was not. stopped: see `FolderStore.upload`.
+
+    Raises RemoteError where the store fails, and where it has the stage with another result, from which the later
+    stages of this run were not made.
+    """
+    folder, stored = root / place, find_stage(store, place)
+    if stored is None:
+        store.upload(folder, f"stages/{place}", stopped=stopped)
+        return True
+    if stored.files[DONE_FILE][1] != file_digest(folder / DONE_FILE):
+        with tempfile.TemporaryDirectory() as temporary:
+            store.download(stored, Path(temporary) / "mark", paths=[DONE_FILE])
+            marks = [read_json(each / DONE_FILE) or {} for each in (Path(temporary) / "mark", folder)]
+        if marks[0].get("digest") != marks[1].get("digest"):
+            raise RemoteError(
+                f"{store.url} has {place} with another result, made elsewhere: upload this run to another URL"
+            )
+    return False
+
+
+def find_stage(store: FolderStore, place: str) -> StoredFolder | None:
+    """The list of a finished stage's files; None where the URL has none."""
+    stored = store.find(f"stages/{place}")
+    return stored if stored is not None and DONE_FILE in stored.files else None
+
+
+def download_stage(store: FolderStore, stored: StoredFolder, folder: Path) -> None:
+    """Download a finished stage to `folder`, which is not here and whose lock is held. Raises RemoteError where the
+    store fails or an object is damaged."""
+    store.download(stored, folder)
+    ContentStore.finish(folder, read_json(folder / DONE_FILE) or {})
 
 
 def pull(name: str, runs: Path, root: Path, url: str) -> TransferResult:
@@ -95,11 +128,9 @@ def _pull_stage(store: FolderStore, root: Path, place: str, links: list[Path]) -
         if is_new and folder.exists():
             raise RemoteError(f"{folder} is unfinished: let its run finish it, or move it away")
         if is_new:
-            stored = store.find(f"stages/{place}")
-            if stored is None or DONE_FILE not in stored.files:
+            if (stored := find_stage(store, place)) is None:
                 raise RemoteError(f"{store.url} has no finished stage {place}: push the run again")
-            store.download(stored, folder)
-            ContentStore.finish(folder, read_json(folder / DONE_FILE) or {})
+            download_stage(store, stored, folder)
         for link in links:
             if not os.path.lexists(link):
                 os.symlink(os.path.relpath(folder.resolve(), link.parent.resolve()), link)

@@ -112,15 +112,21 @@ def on_main_rank(world: World, call: Callable[[], T], *, poll_s: float = POLL_S)
         if word == "trouble":
             raise ValueError(value)
         return value
+    try:
+        value = call_in_thread(call, meanwhile=lambda: world.broadcast(("wait", None)), poll_s=poll_s)
+    except ValueError as error:
+        world.broadcast(("trouble", str(error)))
+        raise
+    world.broadcast(("done", value))
+    return value
+
+
+def call_in_thread(call: Callable[[], T], *, meanwhile: Callable[[], object], poll_s: float = POLL_S) -> T:
+    """What `call` returns, made in a thread while this one calls `meanwhile` every `poll_s`."""
     with ThreadPoolExecutor(1, thread_name_prefix="main-rank") as thread:
         future = thread.submit(call)
         while not wait([future], timeout=poll_s).done:
-            world.broadcast(("wait", None))
-    error = future.exception()
-    if isinstance(error, ValueError):
-        world.broadcast(("trouble", str(error)))
-    elif error is None:
-        world.broadcast(("done", future.result()))
+            meanwhile()
     return future.result()
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brine.common.files import read_json, write_json
+from brine.common.files import read_json, write_json, write_text
 from brine.common.renamed import FORMER_FILES, current_file
 
 if TYPE_CHECKING:
@@ -177,3 +178,16 @@ def _again(store: StageStore, names: Sequence[str], also: Iterable[str] = ()) ->
     there = [name for name in every if is_protected(store.folder / name)]
     renamed = ", ".join(f"{name} to {backup_path(store.folder / name).name}" for name in there)
     return f"{' '.join(every)} to train again (what is there is renamed: {renamed})"
+
+
+@contextmanager
+def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
+    """Restore small files that were written before a ProtectedStageError: a refused command leaves no trace."""
+    before = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in paths}
+    try:
+        yield
+    except ProtectedStageError:
+        for path, text in before.items():
+            if text is not None:
+                write_text(path, text)
+        raise

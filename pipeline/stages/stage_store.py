@@ -14,17 +14,17 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from brine.common.content_store import ContentStore, lock_path, unlock, wait_for_lock
-from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json, write_text
+from brine.common.files import deciding, differences, digest, read_json, to_plain, write_json
 from brine.common.renamed import require_current_names
 from brine.pipeline.stages import stage_backup as backup
 from brine.pipeline.stages import stage_folder as links
+from brine.pipeline.stages.remote_stages import RemoteStages
 from brine.pipeline.stages.run_lock import acquire_lock, refusals_named, wait_for
 from brine.pipeline.stages.stage_backup import DONE_FILE, FILE_LIST, STAGE_FILE, ProtectedStageError
 from brine.pipeline.stages.stage_plan import RERUN_FILE, StagePlan, StageRequest, plan_stage, rerun_record
@@ -63,11 +63,12 @@ class StageStore:
     def __init__(
         self, folder: Path, *, world: World | None = None, rerun: Iterable[str] = (),
         untrained: Mapping[str, str] | None = None, content: ContentStore | None = None,
+        remote: RemoteStages | None = None,
     ):  # fmt: skip
         """rerun: protected stages to do again, changed or not; their old folders are renamed. untrained: protected
         stages that this command does not train, with the option that makes it train them. content: where the stages'
-        folders lie, shared with other runs; None: in `folder`."""
-        self.folder, self.world, self.content = Path(folder), world or World(), content
+        folders lie, shared with other runs; None: in `folder`. remote: where they also are, at a URL."""
+        self.folder, self.world, self.content, self.remote = Path(folder), world or World(), content, remote
         self.rerun, self.untrained = frozenset(rerun), untrained or {}
         self.done: dict[str, PipelineStage] = {}
         self.kept_stale: dict[str, str] = {}
@@ -109,6 +110,8 @@ class StageStore:
             raise ValueError(f"the store {root} cannot be made or written ({reason}): give another folder by --store")
 
     def __exit__(self, *_: object) -> None:
+        if self.remote is not None:
+            self.remote.stop()
         if self._lock is not None:
             unlock(self._lock)
             self._lock = None
@@ -225,6 +228,8 @@ class StageStore:
                     plan = plan_stage(self, request)
                     if plan.stored:
                         held = self._hold(request, plan.target, tell)
+                        if self.remote is not None and request.name not in self.rerun:
+                            self.remote.download(plan.target, meanwhile=lambda: tell(("wait", "")))
                     mark = self._begin(request, plan)
             except ValueError as error:
                 trouble = error
@@ -278,6 +283,8 @@ class StageStore:
             write_json(folder / FILE_LIST, backup.files_of_stage(folder, request.output_names))
         if stored is not None:
             ContentStore.finish(stored, mark)
+            if self.remote is not None:
+                self.remote.begin_upload(stored)
         else:
             write_json(folder / DONE_FILE, mark)
         logger.info("%s: done in %.1f s", request.name, mark["wall_s"])
@@ -378,19 +385,6 @@ class StageStore:
     def _finished(folder: Path, key: dict) -> dict[str, Any] | None:
         mark = read_json(folder / DONE_FILE)
         return mark if isinstance(mark, dict) and not links.key_changes(mark.get("key"), key) else None
-
-
-@contextmanager
-def restore_if_refused(paths: Iterable[Path]) -> Iterator[None]:
-    """Restore small files that were written before a ProtectedStageError: a refused command leaves no trace."""
-    before = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in paths}
-    try:
-        yield
-    except ProtectedStageError:
-        for path, text in before.items():
-            if text is not None:
-                write_text(path, text)
-        raise
 
 
 def _input_names(path: Path) -> set[str]:

@@ -18,6 +18,7 @@ import tyro
 
 from brine.common.command_line import command, parse_subcommand
 from brine.common.formatting import file_size
+from brine.common.remote.object_store import check_local
 from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
@@ -36,6 +37,10 @@ class StoreOptions:
     """Folder that holds the run folders."""
     store: Path | None = None
     """The store, if not RUNS/.store."""
+
+    def __post_init__(self):
+        check_local(self.runs, name="runs")
+        check_local(self.store, name="store")
 
     def root(self) -> Path:
         """The store's folder. Raises ValueError where there is none."""

@@ -154,6 +154,25 @@ def test_a_finished_line_is_not_run_twice(reference, source):
     assert before == {path: path.stat().st_mtime_ns for path in reference.rglob("*.safetensors")}
 
 
+def test_another_machine_with_the_same_url_builds_nothing(reference, source, tmp_path, caplog):
+    """What was made before there was a URL is sent too; the other one has no stage, and another run's name."""
+    url = f"file://{tmp_path}/bucket"
+    with caplog.at_level(logging.INFO, logger="brine"):
+        assert command.main([*arguments(reference.parent, source), "--remote-store", url]) == 0
+        assert f"stages are at {url}" in caplog.text
+        caplog.clear()
+        words = arguments(tmp_path / "there", source, "--name", "other", "--remote-store", url)
+        assert command.main(words) == 0
+    done = [path.parent for path in sorted(reference.glob("*/done"))]
+    assert len(done) >= 5 and ": done in " not in caplog.text
+    for stage in done:
+        assert f"{stage.name}: downloaded from {url}" in caplog.text
+        there = tmp_path / "there/other" / stage.name
+        assert there.resolve().name == stage.resolve().name
+        for path in stage.glob("model/*.safetensors"):
+            assert (there / "model" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_what_another_command_evaluated_stays_as_long_as_it_is_true(reference, source, tmp_path, capsys, caplog):
     """One arm asked for on a run of both: evaluation, summary and report were made anew without the other models."""
     shutil.copytree(reference, tmp_path / "demo")

@@ -68,6 +68,9 @@ def test_options_override_fields(line, fields):
         ("demo --corpus.tokenizer x --corpus.vocab-size 300", "--corpus.vocab-size follows from --corpus.tokenizer x"),
         ("demo --large.init-optimizer", "--large.init-optimizer = True needs init_from"),
         ("demo --large.init-digest ab", "follows from --large.init-from"),
+        ("demo --store s3://b/x", "error: --store = s3://b/x must be a folder of this machine: give the URL"),
+        ("demo --runs s3://b/x", "to `brine train` as --remote-store"),
+        ("demo --remote-store x", "error: --remote-store = 'x' must be a URL such as s3://bucket/prefix"),
         ("demo --runtime.attention-backend nonsense", "choose one of auto, reference, cpu"),
     ],
 )
