@@ -13,6 +13,7 @@ from brine.common.content_store import DONE_FILE, STAGE_FILE, lock_path
 from brine.common.files import read_json
 from brine.data.corpus.store import CorpusError, EncodedCorpus
 from brine.data.corpus.swap import FILTER_LOG
+from brine.data.document import MODALITIES
 from brine.data.filters.filter_log import FilterLog
 
 
@@ -62,7 +63,7 @@ def run_notes(folder: Path, *, seq_len: int, media_budget: dict[str, int]) -> li
         more.append("salt.selection, for the arm salt")
     if more:
         notes.append(f"not applied: {' and '.join(more)} of the run, by which documents are drawn more or less often")
-    theirs = {name: packing.get(f"{name}_budget") for name in ("image", "audio", "video")}
+    theirs = {name: packing.get(f"{name}_budget") for name in MODALITIES}
     asked = {"seq_len": seq_len} | {f"{name}_budget": media_budget.get(name) for name in theirs}
     sizes = {"seq_len": packing.get("seq_len")} | {f"{name}_budget": value for name, value in theirs.items()}
     if any(value is not None and value != asked[name] for name, value in sizes.items()):

@@ -91,8 +91,7 @@ def _mirrored(address: str | Path) -> Path:
         return mirror(address)
     except RemoteError as error:
         raise ValueError(
-            f"{display_path(address)} cannot be opened ({error}): check the address and the rights to it, or copy what "
-            "it names to disk and give that"
+            f"{display_path(address)} does not exist or cannot be reached ({error}){how_to_download(address)}"
         ) from None
 
 

@@ -111,6 +111,8 @@ def _of_address(scheme: str, rest: str) -> str:
         if match and (command or pattern.startswith("https?:")):
             break
     else:
+        if scheme == "memory":
+            return ": only the process that wrote it can read it"
         return f": it is an address ({scheme}), and nothing is fetched here: copy what it names to disk, and give that"
     found, whole = match.groupdict(), f"{scheme}://{rest}"
     box, _, account = host.rpartition("@")
