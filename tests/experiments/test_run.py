@@ -77,8 +77,8 @@ def test_trials_are_ordinary_runs_that_were_measured(finished):
 
 def test_two_workers_build_what_they_share_once(source, tmp_path):
     """Two settings of the arm with a teacher, two seeds: one corpus and its encoding, with its tokenizer; a teacher for
-    each seed, which both settings share; and a large model for each trial. Both workers begin at once; one of them comes
-    to the corpus while the other makes it, or after."""
+    each seed, which both settings share; and a large model for each trial. Both workers begin at once; one of them
+    comes to the corpus while the other makes it, or after."""
     path, runs = tmp_path / "shared.py", tmp_path / "runs"
     write_experiment(path, source, more="base=shared_recipe(SOURCE), seeds=Seeds((0, 1))")
     path.write_text(path.read_text().replace("import tiny_experiment", "import shared_recipe, tiny_experiment")
