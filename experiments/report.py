@@ -21,7 +21,8 @@ from brine.experiments.page.records import (
     ShownTrial,
 )
 from brine.experiments.page.render import write_page
-from brine.experiments.planning.plan import ExperimentPlan, load_plan, setting_label
+from brine.experiments.planning.freeze import ANCHOR_SETTING, FORMER_SETTING
+from brine.experiments.planning.plan import TRIAL_FILE, ExperimentPlan, load_plan, setting_label
 from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.table import COSTS_FILE
 from brine.experiments.trials import ending
@@ -77,8 +78,20 @@ def page_data(plan: ExperimentPlan, table: Mapping[str, Any], costs: Mapping[str
         guards=tuple(table["guards"]),
         suite=f"{suite['name']} {(suite.get('digest') or '')[:16]}".strip(),
         commit=plan.head["code"]["commit"] or "",
-        anchor={name: found for name, entry in shown.items() if (found := ShownDifference.of(entry)) is not None},
+        anchor={name: ShownDifference.of(entry) for name, entry in shown.items()},
+        anchor_trials=_anchor_trials(plan, costs),
     )
+
+
+def _anchor_trials(plan: ExperimentPlan, costs: Mapping[str, Any]) -> tuple[ShownTrial, ...]:
+    """The trainings of the anchor and the measurements of its former self; what they measured is in its differences."""
+    found = []
+    for trial in plan.trials:
+        if trial.setting in (ANCHOR_SETTING, FORMER_SETTING):
+            record = read_json(plan.trial_folder(trial) / TRIAL_FILE) or {}
+            entry = {"trial": trial.name, "values": {}, "outcome": "missing", **record}
+            found.append(_trial(plan, trial.seed, trial.phase, entry, costs.get(trial.name) or {}))
+    return tuple(found)
 
 
 def _shown_names(table: Mapping[str, Any]) -> dict[str, str]:

@@ -90,8 +90,8 @@ class ShownSetting:
 @dataclass(frozen=True)
 class PageData:
     """A whole experiment. reference: the setting that the others are compared with, which need not have the base
-    recipe. anchor: {"new - anchor", "anchor - former", "new - former": difference by the primary
-    measure}, empty without one."""
+    recipe. anchor: {"new - anchor", "anchor - former", "new - former": difference by the primary measure, None where it
+    was not measured}, empty without one. anchor_trials: the trainings that it needed."""
 
     name: str
     question: str
@@ -105,7 +105,8 @@ class PageData:
     suite: str = ""
     budget: str = ""
     commit: str = ""
-    anchor: Mapping[str, ShownDifference] = field(default_factory=dict)
+    anchor: Mapping[str, ShownDifference | None] = field(default_factory=dict)
+    anchor_trials: tuple[ShownTrial, ...] = ()
 
     def setting(self, name: str | None) -> ShownSetting | None:
         """The setting of this name, or None."""

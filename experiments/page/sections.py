@@ -47,7 +47,7 @@ def cards(data: PageData) -> list[dict[str, Any]]:
                 "name": "Best of the screening", "value": winner.number, "words": True,
                 "below": _after_label(winner, "picked among several, so its number is too good; not confirmed yet"),
             })  # fmt: skip
-    trials = [trial for setting in data.settings for trial in setting.trials]
+    trials = [*(trial for setting in data.settings for trial in setting.trials), *data.anchor_trials]
     counts = {state: sum(trial.state == state for trial in trials) for state in (DONE, DIVERGED, FAILED, MISSING)}
     below = ", ".join(f"{count} {state}" for state, count in counts.items() if count and state != DONE)
     shown.append({"name": "Trainings", "value": f"{counts[DONE]} of {len(trials)}", "below": below or "all finished"})
@@ -162,7 +162,15 @@ def anchor_section(data: PageData) -> dict[str, Any] | None:
         return None
     moved = next((found for name, found in data.anchor.items() if name.startswith("anchor")), None)
     rows = [
-        [name, number(found.value, 4), interval(_ends(found), 4), found.outcome] for name, found in data.anchor.items()
+        [
+            name,
+            *(
+                (number(found.value, 4), interval(_ends(found), 4), found.outcome)
+                if found
+                else ("", "", "not measured")
+            ),
+        ]
+        for name, found in data.anchor.items()
     ]
     head = ("difference", data.primary, "95 % interval", "outcome")
     return {
@@ -174,10 +182,11 @@ def anchor_section(data: PageData) -> dict[str, Any] | None:
 
 def record_section(data: PageData) -> dict[str, Any]:
     """Differences between recipes, failures, and where the numbers are from."""
+    trials = [(setting.name, trial) for setting in data.settings for trial in setting.trials]
+    trials += [(trial.name.rpartition("-")[0], trial) for trial in data.anchor_trials]
     failures = [
-        [f"{setting.name}, seed {trial.seed}", trial.state, trial.message]
-        for setting in data.settings
-        for trial in setting.trials
+        [f"{name}, seed {trial.seed}", trial.state, trial.message]
+        for name, trial in trials
         if trial.state in (FAILED, DIVERGED) or trial.message
     ]
     return {

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 from brine.experiments.cli import main
-from brine.experiments.experiment import Grid, Seeds
+from brine.experiments.experiment import Grid, Listed, Seeds
 from brine.experiments.report import page_data, write_report
 from brine.experiments.table import write_table
 from tests.experiments.test_table import RATES, fill
+from tests.experiments.tiny import finish_trial
 
 
 def test_settings_are_shown_with_their_seeds_and_differences(make_plan):
@@ -55,3 +56,21 @@ def test_one_seed_has_no_verdict_on_the_page(make_plan):
     plan = make_plan(axes=RATES, seeds=Seeds((0,)))
     fill(plan)
     assert "no verdict" in write_report(plan.folder, write_table(plan)).read_text()
+
+
+def test_an_anchor_that_failed_is_on_the_page_with_its_reason(make_plan):
+    old = make_plan("old", seeds=Seeds((0, 1)))
+    for trial in old.trials:
+        finish_trial(old, trial, {"bits_per_byte": [2.0 if trial.setting == "02" else 3.0]})
+    write_table(old)
+    plan = make_plan("new", anchor="last", axes=Listed([{"large.grad_clip": 0.5}]), seeds=Seeds((0, 1)))
+    for trial in plan.trials:
+        outcome = "failed" if trial.name == "anchor-seed1" else "done"
+        finish_trial(plan, trial, {"bits_per_byte": [1.5]}, outcome=outcome)
+    path = plan.trial_folder("anchor-seed1") / "trial.json"
+    path.write_text(json.dumps({"outcome": "failed", "reason": "its former code is gone"}))
+    table = write_table(plan)
+    data = page_data(plan, table, {})
+    assert [trial.state for trial in data.anchor_trials].count("failed") == 1
+    words = write_report(plan.folder, table).read_text()
+    assert "its former code is gone" in words and "The anchor" in words and "5 of 6" in words
