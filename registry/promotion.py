@@ -264,6 +264,13 @@ def lineage_gaps(registry: Registry, model: str) -> list[str]:
     return gaps
 
 
+def trainings_of_champion(registry: Registry, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """The models that candidates are compared with and margins are calibrated by: every training of the champion's
+    setting that is here and not revoked, `without` the candidates; () before the first champion."""
+    champion = registry.history.champion
+    return () if champion is None else tuple(_equal_trainings(registry, champion, without=without).values())
+
+
 def _seed_key(card: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(card["seeds"].items()))
 

@@ -35,14 +35,14 @@ from brine.experiments.planning.freeze import again_with_seed, freeze
 from brine.experiments.planning.plan import SCREEN, TRIAL_FILE, ExperimentPlan, load_plan
 from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.report import write_report
-from brine.experiments.rounds.gate import ask_gate
+from brine.experiments.rounds.gate import ask_gate, why_not_askable
 from brine.experiments.rounds.inputs import RoundInputs, pin_inputs
 from brine.experiments.rounds.line import FEEDBACK, PSEUDO, SELF_PLAY, WORDS, RoundLine
 from brine.experiments.rounds.steps import MANIFEST, TOKENIZER, RoundSteps
 from brine.experiments.rounds.teacher import find_teacher
 from brine.experiments.rounds.trained_data import trained_data
 from brine.experiments.table import ResultTable, write_table
-from brine.experiments.trials.ending import DIVERGED
+from brine.experiments.trials.ending import DIVERGED, FINISHED
 from brine.inference.load import LoadedModel
 from brine.pipeline.run import STORE_FOLDER, run_pipeline
 from brine.planner.out_of_memory import explain_out_of_memory
@@ -116,18 +116,21 @@ class LineRun:
         folder.mkdir(exist_ok=True)
         last = earlier[-1] if earlier else None
         rejected = [] if last is None else last.get("rejected", [])
-        inputs = pin_inputs(self.steps, self.folder, number, rejected=rejected)
+        known_feedback = None if last is None else last.get("feedback")
+        inputs = pin_inputs(self.steps, self.folder, number, rejected=rejected, kept=known_feedback)
         self.after("inputs")
         tokenizer, known = inputs.words / TOKENIZER, _known_pools(last)
-        known_feedback = None if last is None else last.get("feedback")
-        kept = None if known_feedback is None else self.steps.store.root / known_feedback
+        kept = inputs.kept
         before = self._sources(folder / "before", inputs, known, feedback=kept)
+        refused = why_not_askable(self.line)
+        if refused:
+            logger.warning("round %d: the gate is not going to be asked: %s", number, refused)
         teacher, described = None, None
         if inputs.unlabelled is not None or self.line.self_play is not None:
             teacher, described = find_teacher(self.line, folder, lambda: self._train_small(folder, before, tokenizer))
         self.after("teacher")
         pools, record = self._new_words(number, teacher, inputs, known, last)
-        record |= {"teacher": described}
+        record |= {"teacher": described, "unreadable": inputs.unreadable}
         now = self._sources(folder / "data", inputs, pools, feedback=inputs.feedback)
         self.after("data")
         is_new = _digests(now) != _digests(before)
@@ -136,7 +139,7 @@ class LineRun:
         record |= self._compare(plan, last, is_new=is_new)
         record |= {"data": self._trained_data(plan)}
         self.after("comparison")
-        if self.line.registry is not None:
+        if self.line.registry is not None and not refused:
             plan = self._confirm(plan, record["setting"])
             self.after("confirmation")
         stays = record["brought"].get("outcome") not in (WORSE, NOT_COMPARABLE)
@@ -147,7 +150,9 @@ class LineRun:
             "feedback": None if feedback is None else str(feedback.relative_to(self.steps.store.root)),
             "rejected": sorted({*rejected, *new_feedback}),
         }  # fmt: skip
-        record["gate"] = ask_gate(self.line, plan, record["setting"], suite=inputs.suite.folder, folder=folder)
+        record["gate"] = ask_gate(
+            self.line, plan, record["setting"], suite=inputs.suite.folder, folder=folder, refused=refused
+        )
         self.after("gate")
         write_json(folder / ROUND_FILE, finite(to_plain(record)))
         self.after("round")
@@ -212,8 +217,11 @@ class LineRun:
                 pools[PSEUDO] = [str(pool)]
             self.after("labels")
         played = [Path(each) for each in known.get(SELF_PLAY, ())]
-        if (pool := self.steps.play(teacher, number=number, earlier=played, held_out=inputs.held_out)) is not None:
-            pools[SELF_PLAY] = [*known.get(SELF_PLAY, ()), str(pool)]
+        pool_of_play = self.steps.play(
+            teacher, number=number, earlier=played, held_out=inputs.held_out, source_digest=inputs.play_source
+        )
+        if pool_of_play is not None:
+            pools[SELF_PLAY] = [*known.get(SELF_PLAY, ()), str(pool_of_play)]
             self.after("self-play")
         return pools, record
 
@@ -238,12 +246,18 @@ class LineRun:
         return {"corpus.sources": now} | ({} if same else {"packing.mixture": mixture})
 
     def _run_trials(self, plan: ExperimentPlan) -> ExperimentPlan:
-        """Run what has not ended."""
-        if all((plan.trial_folder(trial) / TRIAL_FILE).is_file() for trial in plan.trials):
-            return plan
-        running = BatchRun(plan, self.open_engine(plan.folder), engine_name=self.engine_name)
-        running.run()
-        return running.plan
+        """Run what has not ended. Raises ValueError while a trial is failed or cancelled: a round that compared what is
+        left would leave out for good what was never tried."""
+        if _unfinished(plan):
+            running = BatchRun(plan, self.open_engine(plan.folder), engine_name=self.engine_name)
+            running.run()
+            plan = running.plan
+        if left := _unfinished(plan):
+            raise ValueError(
+                f"{plan.name}: {', '.join(left[:5])} did not end with a result, and the round waits for it: "
+                f"`brine experiments retry {plan.name}` puts it back into the queue, then give this command again"
+            )
+        return plan
 
     def _confirm(self, plan: ExperimentPlan, setting: str) -> ExperimentPlan:
         """The plan with the chosen arm trained under the confirmation seeds."""
@@ -301,6 +315,13 @@ class LineRun:
 
 def _known_pools(last: dict[str, Any] | None) -> dict[str, list[str]]:
     return {} if last is None else {name: list(paths) for name, paths in last["pools"].items()}
+
+
+def _unfinished(plan: ExperimentPlan) -> list[str]:
+    """Trials of a plan that are neither done nor diverged, as "02-seed1 (failed)"."""
+    records = {trial.name: read_json(plan.trial_folder(trial) / TRIAL_FILE) or {} for trial in plan.trials}
+    outcomes = {name: record.get("outcome", "not finished") for name, record in records.items()}
+    return [f"{name} ({outcome})" for name, outcome in outcomes.items() if outcome not in (FINISHED, DIVERGED)]
 
 
 def _digests(sources: Sources) -> list[tuple[str, str, float]]:

@@ -9,16 +9,19 @@ nothing has changed since an earlier round.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from brine.common.files import read_json, write_json
+from brine.common.formatting import counted
 from brine.experiments.planning.plan import CONFIRM, ExperimentPlan
 from brine.experiments.rounds.line import RoundLine
 from brine.experiments.table import ResultTable
 from brine.experiments.trials.ending import FINISHED
 from brine.registry.cli.suite_access import measure_model, open_suite
 from brine.registry.measured import SuiteInfo
+from brine.registry.promotion import MIN_SEEDS, trainings_of_champion
 from brine.registry.registry import Registry
 from brine.training.runtime import resolve_runtime
 
@@ -27,11 +30,12 @@ ASKED_FILE = "asked.json"
 
 
 def ask_gate(
-    line: RoundLine, plan: ExperimentPlan, setting: str, *, suite: Path, folder: Path
+    line: RoundLine, plan: ExperimentPlan, setting: str, *, suite: Path, folder: Path, refused: str = ""
 ) -> dict[str, Any] | None:
     """Ask the gate of a line's registry whether a setting of a round may become the champion; None without a registry.
 
-    suite: its folder. folder: the round's. Raises ValueError for what cannot be asked.
+    suite: its folder. folder: the round's. refused: why it was not going to be asked when the round began, and so has
+    no confirmation seeds. Raises ValueError for what cannot be asked.
     """
     if line.registry is None:
         return None
@@ -42,7 +46,9 @@ def ask_gate(
         for trial in trials
         if (outcome := results.records.get(trial.name, {}).get("outcome", "not finished")) != FINISHED
     ]:
-        return {"outcome": "not asked", "promoted": None, "reasons": ended}
+        return _not_asked(ended)
+    if not trials:
+        return _not_asked([refused or "nothing was trained under the confirmation seeds"])
     registry, opened = Registry(line.registry), open_suite(str(suite))
     models = [registry.add(plan.trial_folder(trial)) for trial in trials]
     asked = read_json(folder / "gate" / ASKED_FILE)
@@ -52,9 +58,10 @@ def ask_gate(
         write_json(folder / "gate" / ASKED_FILE, asked)
     if (known := _known_answer(registry, models, opened, lines=asked["lines"])) is not None:
         return known
+    if why := _too_few_champions(registry, models):
+        return _not_asked([why]) | {"models": models}
     runtime = resolve_runtime(line.base.runtime)
-    others = registry.history.seeds.get(registry.champion, ()) if registry.champion else ()
-    for model in dict.fromkeys([*models, *others]):
+    for model in _in_turn(models, trainings_of_champion(registry, without=models)):
         out = folder / "gate" / model[:16]
         measure_model(
             registry.folder_of(model), opened, out, device=runtime.device, compute_dtype=runtime.compute_dtype
@@ -63,6 +70,37 @@ def ask_gate(
     promotion = registry.promote(models, opened)
     answer = promotion.answer
     return _said(models, answer.outcome, promotion.model, answer.reasons)
+
+
+def why_not_askable(line: RoundLine) -> str:
+    """Why the gate of a line's registry cannot be asked now, whatever a round trains, or ""."""
+    return "" if line.registry is None else _too_few_champions(Registry(line.registry), ())
+
+
+def _too_few_champions(registry: Registry, candidates: Sequence[str]) -> str:
+    """Why these models cannot be compared with the champion's trainings, or ""."""
+    if registry.champion is None:
+        return ""
+    found = trainings_of_champion(registry, without=candidates)
+    for model in found:
+        if not (folder := registry.folder_of(model) / "model").is_dir():
+            return f"{folder}, a training of the champion's setting, is gone: put it back from a copy of the registry"
+    if len(found) >= MIN_SEEDS:
+        return ""
+    return (
+        f"the champion {registry.champion[:12]} has {counted(len(found), 'training')} of its setting in "
+        f"{registry.root}, and the gate needs {MIN_SEEDS}: train it under {MIN_SEEDS - len(found)} more seeds, then "
+        "`brine registry add` them"
+    )
+
+
+def _in_turn(candidates: Sequence[str], champions: Sequence[str]) -> list[str]:
+    """Candidate, champion, candidate, ...: what else the machine does meanwhile slows both sides down."""
+    return [model for model in chain.from_iterable(zip_longest(candidates, champions)) if model is not None]
+
+
+def _not_asked(reasons: Sequence[str]) -> dict[str, Any]:
+    return {"outcome": "not asked", "promoted": None, "reasons": list(reasons)}
 
 
 def _known_answer(registry: Registry, models: Sequence[str], suite: SuiteInfo, *, lines: int) -> dict[str, Any] | None:

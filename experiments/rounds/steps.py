@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from brine.common.content_store import ContentStore, store_key
 from brine.common.files import digest, file_digest, replacing
 from brine.data.corpus.media_digest import media_digest
 from brine.data.corpus.readers import iter_texts
-from brine.data.document import Document
+from brine.data.document import Document, DocumentError
 from brine.data.formats.open import open_source
 from brine.data.formats.source import DocumentSource
 from brine.data.tokenizer import train_tokenizer
@@ -28,7 +28,7 @@ from brine.experiments.rounds.line import RoundLine
 from brine.inference.load import WEIGHTS, LoadedModel
 from brine.salt.audit import AuditResult, audit_pseudo_labels, audited_split
 from brine.salt.collapse import FIRST_ROUND, TRUE, watch_kinds
-from brine.salt.content import ContentHasher
+from brine.salt.content import MAX_FILE_MIB, ContentHasher
 from brine.salt.pseudo_label import PSEUDO_LABEL_SUFFIX, target_text
 from brine.salt.pseudo_pool import POOL_FILE, PseudoEntry, read_pool
 from brine.salt.relabel import relabel
@@ -48,26 +48,48 @@ class RoundSteps:
 
     def __init__(self, line: RoundLine, store: ContentStore):
         self.line, self.store = line, store
+        self.max_file_mib = line.base.corpus.encode.max_file_mib
 
     def source_digest(self, source: DocumentSource) -> str:
         """A source by its words and media."""
-        most = self.line.base.corpus.encode.max_file_mib
-        manifest = source.fingerprint(media=False)
-        media = media_digest(source, self.store.root / ".media", manifest=manifest, max_file_mib=most)
+        manifest, memory = source.fingerprint(media=False), self.store.root / ".media"
+        media = media_digest(source, memory, manifest=manifest, max_file_mib=self.max_file_mib)
         return digest([manifest, media])
+
+    def _hasher(self, root: Path) -> ContentHasher:
+        return ContentHasher(root, max_file_mib=self.max_file_mib)
+
+    @staticmethod
+    def _readable(source: DocumentSource, hasher: ContentHasher, count: dict[str, Any]) -> Iterator[Document]:
+        """Documents of which everything can be read; the others are counted, and the first is kept with its reason."""
+        for item in source.documents():
+            if isinstance(item, Document):
+                try:
+                    hasher.content(item)
+                except DocumentError as error:
+                    reason = str(error)
+                else:
+                    yield item
+                    continue
+            else:
+                reason = item.reason
+            count["unreadable"] += 1
+            count.setdefault("first_unreadable", f"{item.id}: {reason}")
 
     def adopt_documents(self, path: Path, *, stage: str, held_out: bool) -> Path:
         """A folder with a native manifest of a source and its media; held_out: the audited ones are moved into the
-        validation split, and the tokenizer is trained on the others."""
-        source = open_source(path, max_file_mib=self.line.base.corpus.encode.max_file_mib)
+        validation split, and the tokenizer is trained on the others. Documents that cannot be read are left out, and
+        counted in the folder's result."""
+        source = open_source(path, max_file_mib=self.max_file_mib)
         audit = self.line.audit if held_out else None
         vocab_size = self.line.base.corpus.vocab_size if held_out else None
         config = {"audit": audit, "vocab_size": vocab_size}
         key = store_key(config, {"documents": self.source_digest(source)}, revision=WORDS_REVISION)
 
-        def build(folder: Path) -> dict[str, int]:
-            hasher, count = ContentHasher(source.root), 0
-            documents: Iterable[Document] = (each for each in source.documents() if isinstance(each, Document))
+        def build(folder: Path) -> dict[str, Any]:
+            hasher = self._hasher(source.root)
+            count: dict[str, Any] = {"documents": 0, "unreadable": 0}
+            documents = self._readable(source, hasher, count)
             if held_out:
                 documents = audited_split(documents, hasher, self.line.audit)
             with replacing(folder / MANIFEST) as file:
@@ -75,30 +97,30 @@ class RoundSteps:
                     # copies: whoever owns the documents may edit theirs
                     adopted = hasher.adopt(document, folder, link=False)
                     file.write(json.dumps(adopted.to_json(), ensure_ascii=False) + "\n")
-                    count += 1
+                    count["documents"] += 1
             if held_out:
-                texts = iter_texts(open_source(folder / MANIFEST).documents())
+                texts = iter_texts(open_source(folder / MANIFEST, max_file_mib=self.max_file_mib).documents())
                 train_tokenizer(texts, self.line.base.corpus.vocab_size).save(folder / TOKENIZER)
-            return {"documents": count}
+            return count
 
         return self.store.get_or_build(stage, key, build)
 
-    def adopt_feedback(self, path: Path, *, held_out: frozenset[str], rejected: Iterable[str]) -> Path | None:
+    def adopt_feedback(self, path: Path, *, held_out: frozenset[str], rejected: Iterable[str]) -> Path:
         """A folder with a native manifest of the feedback that may be trained on: none that shares its content, prompt
-        or media with a held-out case, and none whose content is among the rejected. None where nothing is left."""
-        source, excluded = open_source(path, max_file_mib=self.line.base.corpus.encode.max_file_mib), set(rejected)
+        or media with a held-out case, none whose content is among the rejected, and none that cannot be read. The
+        folder's result counts them."""
+        source, excluded = open_source(path, max_file_mib=self.max_file_mib), set(rejected)
         inputs = {
             "documents": self.source_digest(source), "held_out": digest(sorted(held_out)),
             "rejected": digest(sorted(excluded)),
         }  # fmt: skip
         key = store_key({}, inputs, revision=FEEDBACK_REVISION)
 
-        def build(folder: Path) -> dict[str, int]:
-            hasher, count = ContentHasher(source.root), Counter(documents=0, shares_held_out=0, rejected=0)
+        def build(folder: Path) -> dict[str, Any]:
+            hasher = self._hasher(source.root)
+            count: dict[str, Any] = {"documents": 0, "shares_held_out": 0, "rejected": 0, "unreadable": 0}
             with replacing(folder / MANIFEST) as file:
-                for document in source.documents():
-                    if not isinstance(document, Document):
-                        continue
+                for document in self._readable(source, hasher, count):
                     if hasher.is_held_out(document, held_out):
                         count["shares_held_out"] += 1
                     elif hasher.content(document) in excluded:
@@ -107,20 +129,44 @@ class RoundSteps:
                         adopted = hasher.adopt(document, folder, link=False)
                         file.write(json.dumps(adopted.to_json(), ensure_ascii=False) + "\n")
                         count["documents"] += 1
-            return dict(count)
+            return count
 
-        folder = self.store.get_or_build("feedback", key, build)
+        return self.store.get_or_build("feedback", key, build)
+
+    def without_withdrawn(self, kept: Path | None, feedback: Path | None) -> Path | None:
+        """Of the feedback that an earlier round kept, a folder of what today's feedback has too, by content: what its
+        users have taken out is trained on by no arm. None where nothing is left."""
+        if kept is None or feedback is None:
+            return None
+        withdrawn = self.contents(kept) - self.contents(feedback)
+        if not withdrawn:
+            return kept
+        inputs = {"kept": file_digest(kept / MANIFEST), "withdrawn": digest(sorted(withdrawn))}
+
+        def build(folder: Path) -> dict[str, int]:
+            hasher, count = self._hasher(kept), 0
+            with replacing(folder / MANIFEST) as file:
+                for document in self._stored(kept):
+                    if hasher.content(document) not in withdrawn:
+                        adopted = hasher.adopt(document, folder)
+                        file.write(json.dumps(adopted.to_json(), ensure_ascii=False) + "\n")
+                        count += 1
+            return {"documents": count}
+
+        folder = self.store.get_or_build("feedback", store_key({}, inputs, revision=FEEDBACK_REVISION), build)
         return folder if self.store.result(folder)["documents"] else None
 
-    @staticmethod
-    def contents(folder: Path | None) -> set[str]:
+    def contents(self, folder: Path | None) -> set[str]:
         """Digests of the documents of an adopted folder."""
         if folder is None:
             return set()
-        hasher = ContentHasher(folder)
-        return {
-            hasher.content(item) for item in open_source(folder / MANIFEST).documents() if isinstance(item, Document)
-        }
+        hasher = self._hasher(folder)
+        return {hasher.content(document) for document in self._stored(folder)}
+
+    def _stored(self, folder: Path) -> Iterator[Document]:
+        """The documents of an adopted folder."""
+        found = open_source(folder / MANIFEST, max_file_mib=self.max_file_mib).documents()
+        return (item for item in found if isinstance(item, Document))
 
     def suite(self, words: Path, folder: Path) -> Suite:
         """The suite of the line: the one that is given, or the held-out documents of the words, kept in `folder`."""
@@ -133,11 +179,12 @@ class RoundSteps:
 
     def held_out(self, words: Path, suite: Suite) -> frozenset[str]:
         """What the held-out documents of the words, and the suite's cases, are known by."""
-        hasher, found = ContentHasher(words), set()
-        for item in open_source(words / MANIFEST).documents():
-            if isinstance(item, Document) and item.split != "train":
-                found |= hasher.identities(item)
-        hasher = ContentHasher(suite.folder)
+        hasher, found = self._hasher(words), set[str]()
+        for document in self._stored(words):
+            if document.split != "train":
+                found |= hasher.identities(document)
+        # the suite may have been made under another limit
+        hasher = ContentHasher(suite.folder, max_file_mib=max(MAX_FILE_MIB, self.max_file_mib))
         for case in suite.cases:
             found |= hasher.identities(Document(case.id, tuple(case.parts), "case", split="test"))
         return frozenset(found)
@@ -173,23 +220,41 @@ class RoundSteps:
 
         return self.store.get_or_build("relabel", key, build), asked
 
-    def play(self, teacher: LoadedModel, *, number: int, earlier: list[Path], held_out: frozenset[str]) -> Path | None:
-        """The pool of a round's self-play; None where the line has none."""
+    def play_source_digest(self) -> str | None:
+        """Digest of the source tree that self-play asks about, as it is now; None where the line has none."""
+        return None if self.line.self_play is None else SourceText.read(self.line.self_play_source).digest
+
+    def play(
+        self, teacher: LoadedModel, *, number: int, earlier: list[Path], held_out: frozenset[str],
+        source_digest: str | None = None,
+    ) -> Path | None:  # fmt: skip
+        """The pool of a round's self-play; None where the line has none. source_digest: of the source tree when the
+        round began; ValueError for another one, unless the round has played already."""
         if self.line.self_play is None:
             return None
         config = dataclasses.replace(
             self.line.self_play, round_number=number, seed=self.line.self_play.seed + number,
             collapse=self.line.collapse,
         )  # fmt: skip
-        source = SourceText.read(self.line.self_play_source)
+        if source_digest is None:
+            # of a round that began before the source was pinned
+            source_digest = self.play_source_digest()
+        assert source_digest is not None
         known = [file_digest(pool / POOL_FILE) for pool in earlier]
         inputs = {
-            "weights": file_digest(teacher.folder / WEIGHTS), "source": source.digest, "earlier": digest(known),
+            "weights": file_digest(teacher.folder / WEIGHTS), "source": source_digest, "earlier": digest(known),
             "held_out": digest(sorted(held_out)),
         }  # fmt: skip
         key = store_key(config, inputs, revision=PLAY_REVISION)
 
         def build(folder: Path) -> None:
+            source = SourceText.read(self.line.self_play_source)
+            if source.digest != source_digest:
+                named = self.line.self_play_source or "the interpreter's standard library"
+                raise ValueError(
+                    f"self_play_source ({named}) has changed since round {number} began, which plays about what it "
+                    "was: put it back, or begin a line of another name"
+                )
             self_play(teacher, folder, config, source=source, earlier=earlier, held_out=held_out, say=logger.info)
 
         return self.store.get_or_build("self_play", key, build)
