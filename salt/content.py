@@ -14,7 +14,7 @@ from collections.abc import Callable, Set
 from pathlib import Path
 
 from brine.common.files import copy_whole, file_digest, link_or_copy
-from brine.data.document import Document, Part, Text, part_to_json
+from brine.data.document import Document, DocumentError, Part, Text, part_to_json
 from brine.data.files.archive import open_media
 from brine.data.files.extensions import extension_of
 
@@ -33,8 +33,11 @@ class ContentHasher:
     def media_digest(self, path: str) -> str:
         """SHA-256 of a media file, also inside a tar or table. DocumentError where it cannot be read."""
         if path not in self.media:
-            with open_media(self.root, path, max_file_mib=self.max_file_mib) as file:
-                self.media[path] = file_digest(file)
+            try:
+                with open_media(self.root, path, max_file_mib=self.max_file_mib) as file:
+                    self.media[path] = file_digest(file)
+            except PermissionError as error:
+                raise DocumentError(f"file {path!r} may not be read ({error.strerror})") from None
         return self.media[path]
 
     def content(self, document: Document) -> str:

@@ -37,11 +37,11 @@ def world(tmp_path, make_plan, monkeypatch):
     monkeypatch.setattr(gate, "open_suite", lambda name: SUITE)
     monkeypatch.setattr(gate, "measure_model", measure)
 
-    def setting(name, rate, **measured):
+    def setting(name, rate, seeds=SEEDS, **measured):
         plan = make_plan(name)
         arm = list(plan.settings)[-1]
         first = next(trial for trial in plan.trials if trial.setting == arm)
-        plan = plan.append([again_with_seed(first, seed) for seed in SEEDS])
+        plan = plan.append([again_with_seed(first, seed) for seed in seeds])
         for trial in plan.trials:
             make_run(plan.folder / "trials", trial.name, seed=trial.seed, learning_rate=rate)
             finish_trial(plan, trial, {"bits_per_byte": [1.0, 2.0]})
@@ -121,6 +121,45 @@ def test_candidates_and_champion_are_measured_as_the_recipe_says(world, monkeypa
     assert asked == [world.line.base.runtime]
     assert {call[1:] for call in world.calls} == {("cuda", torch.bfloat16)}
     assert {call[0] for call in world.calls} == {*first["models"], *second["models"]}
+
+
+def test_every_training_that_is_compared_with_is_measured_in_turn(world):
+    """Trainings of the champion's setting that were added later, and measured elsewhere, too; what the machine does
+    meanwhile slows candidates and champions alike."""
+    first = world.ask(world.setting("first", 1e-3))
+    registry, added = Registry(world.line.registry), []
+    for seed in (200, 201):
+        added.append(registry.add(make_run(world.folder / "runs", f"more-{seed}", seed=seed, learning_rate=1e-3)))
+        measured = write_measured(world.folder / f"m2-{seed}", added[-1], seed=seed, result={"machine": "m2"})
+        registry.measure(added[-1], measured, SUITE)
+    made = world.setting("second", 2e-3, seeds=(110, 111, 112), bits_per_byte=1.0)
+    world.calls.clear()
+    second = world.ask(made, "round_02")
+    assert second["outcome"] == "better" and second["promoted"] in second["models"]
+    calls = [name for name, *_ in world.calls]
+    assert set(calls[0::2][:3]) == set(second["models"])
+    assert {*calls[1:6:2], *calls[6:]} == {*first["models"], *added} and len(calls) == 8
+
+
+def test_a_champion_of_one_seed_is_known_before_a_round_trains(world):
+    registry = Registry(world.line.registry)
+    assert gate.why_not_askable(world.line) == ""
+    made = world.setting("other", 2e-3)
+    lone = registry.add(make_run(world.folder / "runs", "lone", seed=100, learning_rate=1e-3))
+    registry.measure(lone, write_measured(world.folder / "lone", lone, seed=100), SUITE)
+    assert registry.promote([lone], SUITE).model == lone
+    why = gate.why_not_askable(world.line)
+    assert lone[:12] in why and "has 1 training of its setting" in why and "under 2 more seeds" in why
+    # one that became the champion while the round trained
+    world.calls.clear()
+    answer = world.ask(made)
+    assert answer["outcome"] == "not asked" and answer["promoted"] is None and answer["reasons"] == [why]
+    assert not world.calls and world.events()["gate"] == 1
+    for seed in (200, 201):
+        gone = registry.add(make_run(world.folder / "runs", f"more-{seed}", seed=seed, learning_rate=1e-3))
+    assert gate.why_not_askable(world.line) == ""
+    (registry.folder_of(gone) / "model").rename(world.folder / "elsewhere")
+    assert "is gone: put it back" in gate.why_not_askable(world.line)
 
 
 def test_what_was_rolled_back_stays_so_in_a_round_that_changes_nothing(world):

@@ -15,11 +15,13 @@ from brine.data.tokenizer import train_tokenizer
 from brine.evals.suites.making.make import SuiteConfig, make_suite
 from brine.experiments.experiment import Seeds
 from brine.experiments.rounds import driver, teacher
+from brine.experiments.rounds import steps as round_steps
 from brine.experiments.rounds.inputs import pin_inputs
 from brine.experiments.rounds.line import RoundLine
 from brine.experiments.rounds.steps import RoundSteps
 from brine.inference.load import save_model
 from brine.model.transformer import Transformer
+from brine.salt.self_play.config import SelfPlayConfig
 from tests.experiments.rounds import line_run, tiny_line, write_images
 from tests.experiments.tiny import finish_trial
 
@@ -70,7 +72,58 @@ def test_feedback_that_repeats_a_held_out_case_is_not_trained_on(steps, tmp_path
         file.write(json.dumps({"id": "copy", "kind": "photo", "split": "train", "content": content}) + "\n")
     found = pin(steps, tmp_path, 1).feedback
     assert ids(found) == ["i400", "i401"]
-    assert steps.store.result(found) == {"documents": 2, "shares_held_out": 1, "rejected": 0}
+    assert steps.store.result(found) == {"documents": 2, "shares_held_out": 1, "rejected": 0, "unreadable": 0}
+
+
+def test_a_document_that_cannot_be_read_does_not_end_a_round(steps, tmp_path, caplog):
+    """Users give what they give: the others are taken, and the round says how many were not and why."""
+    write_images(tmp_path / "feedback", count=5, first=400, labelled=True, mark=9)
+    (tmp_path / "feedback/media/402.png").unlink()
+    (tmp_path / "feedback/media/403.png").write_bytes(bytes(2_000_000))
+    (tmp_path / "more/media/105.png").unlink()
+    with open(tmp_path / "feedback/manifest.jsonl", "a") as file:
+        file.write('{"id": "empty", "kind": "photo"}\n')
+    encode = dataclasses.replace(steps.line.base.corpus.encode, max_file_mib=1.0)
+    base = dataclasses.replace(steps.line.base, corpus=dataclasses.replace(steps.line.base.corpus, encode=encode))
+    steps = RoundSteps(dataclasses.replace(steps.line, base=base), steps.store)
+    first = pin(steps, tmp_path, 1)
+    assert ids(first.feedback) == ["i400", "i401", "i404"] and len(ids(first.unlabelled)) == 19
+    assert first.unreadable["feedback"]["documents"] == 3 and first.unreadable["unlabelled"]["documents"] == 1
+    assert "i402" in first.unreadable["feedback"]["first"] and "402.png" in first.unreadable["feedback"]["first"]
+    assert "3 documents of feedback cannot be read" in caplog.text and "words" not in first.unreadable
+    assert pin(steps, tmp_path, 1) == first
+    # put back, it comes with the next round
+    write_images(tmp_path / "feedback", count=5, first=400, labelled=True, mark=9)
+    second = pin(steps, tmp_path, 2)
+    assert len(ids(second.feedback)) == 5 and set(second.unreadable) == {"unlabelled"}
+    for path in (tmp_path / "feedback/media").iterdir():
+        path.unlink()
+    third = pin(steps, tmp_path, 3)
+    assert third.feedback is None and third.unreadable["feedback"]["documents"] == 5
+
+
+def test_a_round_plays_about_the_source_that_it_began_with(steps, tmp_path, monkeypatch):
+    source, played = tmp_path / "code", []
+    source.mkdir()
+    (source / "module.py").write_text("def first():\n    return 'the first of all functions here'\n" * 4)
+    steps.line = dataclasses.replace(steps.line, self_play=SelfPlayConfig(), self_play_source=source)
+    monkeypatch.setattr(round_steps, "self_play", lambda *_, source, **options: played.append(source.digest))
+    (tmp_path / "model.safetensors").write_text("weights")
+    teacher_model = SimpleNamespace(folder=tmp_path)
+
+    def play(inputs, number=1):
+        return steps.play(teacher_model, number=number, earlier=[], held_out=frozenset(),
+                          source_digest=inputs.play_source)  # fmt: skip
+
+    first, second = pin(steps, tmp_path, 1), pin(steps, tmp_path, 2)
+    pool = play(first)
+    (source / "module.py").write_text("def another():\n    return 'another function than the first'\n" * 4)
+    # what has been played is found again, by a round that was killed
+    assert pin(steps, tmp_path, 1).play_source == first.play_source and play(first) == pool
+    with pytest.raises(ValueError, match=r"self_play_source .*code\) has changed since round 2 began.*put it back"):
+        play(second, 2)
+    third = pin(steps, tmp_path, 3)
+    assert play(third, 3) != pool and played == [first.play_source, third.play_source]
 
 
 def test_the_words_and_the_suite_of_a_line_stay(steps, tmp_path):
@@ -147,6 +200,32 @@ def test_new_feedback_is_what_a_round_brings(tmp_path, untrained):
     assert trained_on(runs, 3, "before") == one
     stored = read_jsonl(runs / ".store" / third["feedback"] / "manifest.jsonl")
     assert [each["id"] for each in stored] == ["i401", "i402", "i403", "i409", "i410"]
+
+
+def test_feedback_that_its_users_took_out_is_trained_on_by_no_arm(tmp_path, untrained):
+    """Not even where a round is worse than what was kept, and the copies are there still."""
+    feedback = write_images(tmp_path / "feedback", count=6, first=401, labelled=True, mark=9)
+    line, runs = tiny_line(tmp_path, feedback=feedback, unlabelled=None, patience=9), tmp_path / "runs"
+    untrained[2] = "worse"
+    (first,) = line_run("line", line, runs).run(1)
+    everything = feedback.read_text().splitlines(keepends=True)
+    write_images(tmp_path / "feedback", count=8, first=401, labelled=True, mark=9)
+    feedback.write_text("".join(feedback.read_text().splitlines(keepends=True)[2:]))
+    second = line_run("line", line, runs).run(2)[1]
+    kept = ["i403", "i404", "i405", "i406"]
+    assert ids(runs / ".store" / second["feedback"]) == kept and len(second["rejected"]) == 2
+    assert trained_on(runs, 2, "before") < trained_on(runs, 1, "data")
+    assert trained_on(runs, 2, "data") > trained_on(runs, 2, "before")
+    # given again, they come as new; and where nothing is left, nothing is kept
+    feedback.write_text("".join(everything))
+    third = line_run("line", line, runs).run(3)[2]
+    assert ids(runs / ".store" / third["feedback"]) == ids(runs / ".store" / first["feedback"])
+    assert trained_on(runs, 3, "before") == trained_on(runs, 2, "before")
+    feedback.write_text(everything[0])
+    (tmp_path / "feedback/media/401.png").unlink()
+    fourth = line_run("line", line, runs).run(4)[3]
+    assert fourth["feedback"] is None and trained_on(runs, 4, "before") is None
+    assert fourth["unreadable"]["feedback"]["documents"] == 1
 
 
 @pytest.mark.parametrize(
