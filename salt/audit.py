@@ -32,7 +32,7 @@ from brine.common.files import file_digest, finite, read_json, to_plain, write_j
 from brine.data.corpus.readers import read_manifest
 from brine.data.document import Document, Text
 from brine.inference.load import WEIGHTS, LoadedModel
-from brine.salt.content import ContentHasher, hash_fraction
+from brine.salt.content import MAX_FILE_MIB, ContentHasher, hash_fraction
 from brine.salt.pseudo_label import (
     PSEUDO_LABEL_SUFFIX,
     PseudoLabelConfig,
@@ -275,15 +275,19 @@ def audit_pseudo_labels(
     label_config: PseudoLabelConfig | None = None,
     num_workers: int = 1,
     compute_cost: CostRecorder | None = None,
+    max_file_mib: float = MAX_FILE_MIB,
 ) -> AuditResult:
     """Audit a model on the chosen documents of a manifest, whose test split is not touched.
 
-    label_config: how answers are made (`max_tokens`, `batch_size`); its `min_confidence` has no effect. Raises
-    ValueError for a manifest that cannot be read.
+    label_config: how answers are made (`max_tokens`, `batch_size`); its `min_confidence` has no effect.
+    max_file_mib: largest media file. Raises ValueError for a manifest that cannot be read.
     """
     manifest, config = Path(manifest), config or AuditConfig()
     label_config = label_config or PseudoLabelConfig()
-    hasher, counts = ContentHasher(manifest.parent), Counter(read=0, audited=0, in_training=0)
+    hasher, counts = (
+        ContentHasher(manifest.parent, max_file_mib=max_file_mib),
+        Counter(read=0, audited=0, in_training=0),
+    )
     known: list[Document] = []
 
     def prompts() -> Iterator[Document]:

@@ -140,7 +140,7 @@ def in_hash_order(entries: Iterable[PseudoEntry]) -> list[PseudoEntry]:
 
 
 def adopt_entries(entries: Iterable[PseudoEntry], root: Path, folder: Path) -> Iterator[PseudoEntry]:
-    """The same entries, their media linked from the folder of their manifest into another."""
-    hasher = ContentHasher(root)
+    """The same entries, their media, whatever their size, linked from the folder of their manifest into another."""
+    hasher = ContentHasher(root, max_file_mib=math.inf)
     for entry in entries:
         yield dataclasses.replace(entry, document=hasher.adopt(entry.document, folder))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -22,7 +23,7 @@ from brine.common.files import file_digest, replacing, write_json
 from brine.data.document import Document
 from brine.inference.load import WEIGHTS, LoadedModel
 from brine.salt.audit import AuditResult
-from brine.salt.content import ContentHasher
+from brine.salt.content import MAX_FILE_MIB, ContentHasher
 from brine.salt.pseudo_label import PseudoLabelConfig, answer_prompts, prompts_of, without_targets
 from brine.salt.pseudo_pool import PseudoEntry, accumulate, adopt_entries, read_pool, write_pool
 from brine.salt.selection import CostRecorder
@@ -42,11 +43,13 @@ def relabel(
     config: PseudoLabelConfig | None = None,
     num_workers: int = 1,
     compute_cost: CostRecorder | None = None,
+    max_file_mib: float = MAX_FILE_MIB,
 ) -> dict[str, Any]:
     """Label a manifest's documents by the thresholds of an audit of the same weights; returns what `relabel.json` says.
 
     earlier: the folder of the round before, whose entries stay unless an answer of this round is surer. held_out:
-    digests (`ContentHasher.identities`) of held-out cases. Raises ValueError for an audit of other weights.
+    digests (`ContentHasher.identities`) of held-out cases. max_file_mib: largest media file of the
+    manifest. Raises DocumentError for a larger one, ValueError for an audit of other weights.
     """
     manifest, folder, config = Path(manifest), Path(folder), config or PseudoLabelConfig()
     origin = file_digest(loaded.folder / WEIGHTS)
@@ -54,7 +57,7 @@ def relabel(
         raise ValueError(
             f"the audit is of the weights {audit.origin[:12]}, the model in {loaded.folder} has {origin[:12]}: audit it"
         )
-    hasher, counts = ContentHasher(manifest.parent), Counter(read=0, prompted=0, kept=0)
+    hasher, counts = ContentHasher(manifest.parent, max_file_mib=max_file_mib), Counter(read=0, prompted=0, kept=0)
     thresholds = audit.min_confidence
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -82,7 +85,7 @@ def relabel(
                 new.append(PseudoEntry(named, key, label.num_tokens, confidence, origin, round_number))
     before = [] if earlier is None else read_pool(earlier)
     if earlier is not None:
-        earlier_hasher = ContentHasher(Path(earlier))
+        earlier_hasher = ContentHasher(Path(earlier), max_file_mib=math.inf)
         known = [entry for entry in before if not earlier_hasher.is_held_out(entry.document, held_out)]
         counts["earlier_shares_held_out"] = len(before) - len(known)
         before = list(adopt_entries(known, Path(earlier), folder))

@@ -143,7 +143,8 @@ def round_sources(
 
 def _usable(pool: DataPool, before_round: int | None, held_out: Set[str]) -> list[PseudoEntry]:
     path = Path(pool.path)
-    hasher = ContentHasher(path if path.is_dir() else path.parent)
+    # media of a pool came in below a limit
+    hasher = ContentHasher(path if path.is_dir() else path.parent, max_file_mib=math.inf)
     return [
         entry
         for entry in read_pool(path)

@@ -196,9 +196,10 @@ class RoundSteps:
         key = store_key(config, inputs, revision=AUDIT_REVISION)
 
         def build(folder: Path) -> None:
-            audit_pseudo_labels(teacher, words / MANIFEST, config=self.line.audit, label_config=self.line.label).save(
-                folder
-            )
+            audit_pseudo_labels(
+                teacher, words / MANIFEST, config=self.line.audit, label_config=self.line.label,
+                max_file_mib=self.max_file_mib,
+            ).save(folder)  # fmt: skip
 
         return AuditResult.load(self.store.get_or_build("audit", key, build)), digest(key)
 
@@ -215,7 +216,7 @@ class RoundSteps:
         def build(folder: Path) -> None:
             relabel(
                 teacher, unlabelled / MANIFEST, folder, audit=audit, round_number=number, earlier=earlier,
-                held_out=held_out, config=self.line.label,
+                held_out=held_out, config=self.line.label, max_file_mib=self.max_file_mib,
             )  # fmt: skip
 
         return self.store.get_or_build("relabel", key, build), asked

@@ -10,6 +10,7 @@ import torch
 from brine.common.content_store import ContentStore
 from brine.common.files import read_json, read_jsonl
 from brine.data.config import EncodeConfig
+from brine.data.document import Text
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.tokenizer import train_tokenizer
 from brine.evals.suites.making.make import SuiteConfig, make_suite
@@ -21,6 +22,10 @@ from brine.experiments.rounds.line import RoundLine
 from brine.experiments.rounds.steps import RoundSteps
 from brine.inference.load import save_model
 from brine.model.transformer import Transformer
+from brine.salt.audit import AuditResult
+from brine.salt.collapse import CollapseConfig
+from brine.salt.content import ContentHasher
+from brine.salt.pseudo_label import PseudoLabel
 from brine.salt.self_play.config import SelfPlayConfig
 from tests.experiments.rounds import line_run, tiny_line, write_images
 from tests.experiments.tiny import finish_trial
@@ -252,6 +257,29 @@ def save(folder, line, *, seed):
     model = Transformer(config, generator=torch.Generator().manual_seed(seed))
     save_model(folder / "small" / "model", model, encode_config=encode, tokenizer=tokenizer)
     return folder
+
+
+def answered(loaded, prompts, *given, **options):
+    for each in prompts:
+        labelled = dataclasses.replace(each, kind="photo:pseudo", parts=(*each.parts, Text("red")))
+        yield PseudoLabel(labelled, "red", 4, -0.1)
+
+
+def test_every_step_takes_media_as_large_as_the_recipe_does(tmp_path, monkeypatch):
+    """A default of 256 MiB anywhere would end the round at a document that the recipe takes."""
+    line = tiny_line(tmp_path, feedback=write_images(tmp_path / "feedback", count=2, first=400, labelled=True, mark=9))
+    runs, model = tmp_path / "runs", save(tmp_path / "model", line, seed=1)
+    line = dataclasses.replace(line, teacher=str(model), collapse=CollapseConfig(min_words=10**6))
+    # a model of random weights says nothing that could be taken
+    monkeypatch.setattr(AuditResult, "min_confidence", property(lambda self: {"photo": -1.0}))
+    monkeypatch.setattr("brine.salt.relabel.answer_prompts", answered)
+    monkeypatch.setattr(ContentHasher.__init__, "__kwdefaults__", {"max_file_mib": 1e-6})
+    monkeypatch.setattr(driver.LineRun, "_train", lambda self, number, *rest: number)
+    monkeypatch.setattr(driver.LineRun, "_compare", lambda *given, **named: {"brought": {}, "setting": "02"})
+    monkeypatch.setattr(driver.LineRun, "_trained_data", lambda self, plan: {})
+    found = line_run("line", line, runs).run(1)[0]
+    assert found["unreadable"] == {} and found["feedback"]
+    assert read_json(runs / "line/round_01/data/round_data.json")["pools"]["pseudo"]["chosen"] > 0
 
 
 def forbidden():
