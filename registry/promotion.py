@@ -126,7 +126,9 @@ class PreparedPromotion:
     def _margins(self, gate: Gate, guards: Sequence[str]) -> dict[str, float]:
         """Margins of the guards by the champion's equal trainings. One that a training to be compared with lacks has
         any margin: the gate refuses what is unmeasured, and names it."""
-        lacking = {name for name in guards if not all(_is_measured(run.get(name)) for run in self._runs(self.champions))}
+        lacking = {
+            name for name in guards if not all(_is_measured(run.get(name)) for run in self._runs(self.champions))
+        }
         known = [name for name in guards if name not in lacking]
         equals = [run for run in self._runs(self.equals) if all(_is_measured(run.get(name)) for name in known)]
         margins = dict.fromkeys(lacking, math.inf)
