@@ -24,6 +24,8 @@ DERIVED = ("measured", "forced", "revoked")
 """Sections of a card that follow from the log."""
 UNKNOWN = "unknown"
 """Class of consent of sources that do not state one."""
+PSEUDO = "pseudo"
+"""Class of consent of words that a model gave."""
 KNOWN_STAGES = ("small", "select", "large_salt", "large_baseline")
 
 
@@ -40,7 +42,7 @@ def make_card(run: Path, stage: str) -> tuple[dict[str, Any], Lineage]:
     top = read_stage(run / stage)
     assert top is not None and top.weights is not None
     recipe, environment = read_json(run / "recipe.json"), read_json(run / "environment.json")
-    missing = list(lineage.missing)
+    missing = [*lineage.missing, *unknown_labellers(run, lineage)]
     if not isinstance(recipe, dict):
         missing.append(f"the recipe ({run / 'recipe.json'})")
     if not isinstance(environment, dict):
@@ -80,6 +82,21 @@ def labelling_models(run: Path, lineage: Lineage) -> dict[str, str]:
         for source in _corpus_sources(run, lineage)
         for number, model in enumerate(source.get("labelled_by") or (), start=1)
     }
+
+
+def unknown_labellers(run: Path, lineage: Lineage) -> list[str]:
+    """What is missing of a lineage, a sentence for each source of pseudo-labels whose lines name no model, and for each
+    of a corpus that was encoded before they were kept."""
+    return [
+        f"the models that gave the pseudo-labels of the source {source['name']}: "
+        + (
+            "give the pool itself, whose lines name them"
+            if "labelled_by" in source
+            else "its corpus is older than their record, encode it again"
+        )
+        for source in _corpus_sources(run, lineage)
+        if source.get("consent") == PSEUDO and not source.get("labelled_by")
+    ]
 
 
 def _corpus_sources(run: Path, lineage: Lineage) -> list[dict[str, Any]]:

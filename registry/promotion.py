@@ -9,6 +9,7 @@ Ladder, Blum and Hardt 2015, https://arxiv.org/abs/1502.04585).
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,27 +96,43 @@ class PreparedPromotion:
     reasons: tuple[str, ...]
     median: str
 
-    def ask(self, gate: Gate, margins: Mapping[str, float] | None) -> GateAnswer:
-        """The gate's answer; the first model of a registry is asked for measurements and lineage alone."""
+    def ask(self, gate: Gate, margins: Mapping[str, float] | None, *, forced: bool = False) -> GateAnswer:
+        """The gate's answer; the first model of a registry is asked for measurements and lineage alone.
+
+        forced: why the gate cannot be asked is a reason to be recorded. Raises ValueError with it if not.
+        """
         if self.champion is None:
             note = {"note": "the first model of this registry: measurements and lineage alone"}
             return GateAnswer("first", not self.reasons, self.reasons, note)
-        if self.conditions is None or not self.champions:
+        if not self.measured or not self.champions:
             return GateAnswer("not asked", False, self.reasons)
-
-        def runs(models: Sequence[str]) -> list[dict[str, Measurement]]:
-            return [self.measured[model][GATE] for model in models]
-
         guards = [name for name in dict.fromkeys(self.suite.guards) if name != self.suite.primary]
-        if margins is None:
-            margins = gate.calibrate_margins(runs(self.equals), guards=guards, seeds=len(self.candidates))
-        decision = gate.decide(
-            runs(self.candidates), runs(self.champions), primary=self.suite.primary, guards=guards, margins=margins,
-            paired=self.paired,
-        )  # fmt: skip
+        try:
+            decision = gate.decide(
+                self._runs(self.candidates), self._runs(self.champions), primary=self.suite.primary, guards=guards,
+                margins=self._margins(gate, guards) if margins is None else margins, paired=self.paired,
+            )  # fmt: skip
+        except ValueError as error:
+            if not forced:
+                raise
+            return GateAnswer("not asked", False, (*self.reasons, str(error)))
         passed = bool(decision.passed) and not self.reasons
         details = finite(to_plain(decision.to_dict()))
         return GateAnswer(str(decision.outcome), passed, (*self.reasons, *decision.reasons), details)
+
+    def _runs(self, models: Sequence[str]) -> list[dict[str, Measurement]]:
+        return [self.measured[model][GATE] for model in models]
+
+    def _margins(self, gate: Gate, guards: Sequence[str]) -> dict[str, float]:
+        """Margins of the guards by the champion's equal trainings. One that a training to be compared with lacks has
+        any margin: the gate refuses what is unmeasured, and names it."""
+        lacking = {
+            name for name in guards if not all(_is_measured(run.get(name)) for run in self._runs(self.champions))
+        }
+        known = [name for name in guards if name not in lacking]
+        equals = [run for run in self._runs(self.equals) if all(_is_measured(run.get(name)) for name in known)]
+        margins = dict.fromkeys(lacking, math.inf)
+        return margins | gate.calibrate_margins(equals, guards=known, seeds=len(self.candidates))
 
 
 def prepare(
@@ -189,9 +206,13 @@ def prepare(
             declared = dict.fromkeys([suite.primary, *suite.guards])
             if unmeasured := [name for name in declared if not _is_measured(parts[GATE].get(name))]:
                 reasons.append(f"{model[:12]} was not measured in {', '.join(unmeasured)}, which the suite declares")
-    median = ordered[0]
+    by_value = [model for model in ordered if measured and _is_measured(measured[model][DEV].get(suite.primary))]
     if measured:
-        median = ordered[gate.median_seed([measured[model][DEV] for model in ordered], suite.primary)]
+        unmeasured = [model for model in ordered if model not in by_value]
+        reasons += [f"{model[:12]} was not measured in {suite.primary} on {DEV}" for model in unmeasured]
+    median = ordered[0]
+    if by_value:
+        median = by_value[gate.median_seed([measured[model][DEV] for model in by_value], suite.primary)]
     # before the gate is asked, and while others may write
     if damage := damaged_files(registry.folder_of(median), history.added[median]["files"]):
         raise ValueError(f"{damage[0]}: put it back from a copy before it is promoted")

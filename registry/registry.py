@@ -215,7 +215,7 @@ class Registry:
         gate = gate or the_gate()
         models = [self.digest_of(name) for name in candidates]
         asked = prepare(self, models, suite, gate=gate, forced=force is not None)
-        answer = asked.ask(gate, margins)
+        answer = asked.ask(gate, margins, forced=force is not None)
         with self._locked("promoting"):
             return commit_promotion(self, asked, answer, force=force)
 

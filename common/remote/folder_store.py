@@ -6,13 +6,14 @@
 A kill in mid-upload leaves objects that no list names, and the next upload skips those that are there; a folder that
 is uploaded again under its name is replaced at once, since its former objects stay until they are deleted. Downloads
 compare every file with its SHA-256. Lists come from outside: their paths stay below the folder and their sizes are
-bounded by the cache.
+bounded by the cache. What a download that was killed or failed leaves, `.NAME.downloading`, the next one continues.
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from brine.common.remote.object_store import MissingObjectError, ObjectStore, Re
 
 FORMAT = 1
 SUFFIX = ".folder.json"
+DOWNLOADING = ".downloading"
+"""How the name of a folder ends that is being downloaded; it begins with a dot."""
 THREADS = 8
 
 
@@ -166,9 +169,11 @@ class FolderStore:
         return f"{self.objects.address(_object_name(folder.files[path][1]))} ({path} of {folder.name})"
 
     def download(self, stored: StoredFolder, folder: Path, *, paths: Iterable[str] | None = None) -> None:
-        """Download files of a folder into a new one, which appears by rename, each compared with its SHA-256."""
+        """Download files of a folder into a new one, which appears by rename, each compared with its SHA-256.
+
+        What an earlier download left is used where it is the same, and else deleted."""
         folder = Path(folder)
-        partial = folder.with_name(f".{folder.name}.downloading")
+        partial = folder.with_name(f".{folder.name}{DOWNLOADING}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
         wanted = sorted(stored.files if paths is None else paths)
@@ -183,6 +188,7 @@ class FolderStore:
 
         with ThreadPoolExecutor(THREADS, thread_name_prefix="download") as threads:
             list(threads.map(download, groups.values()))
+        keep_only(partial, set(wanted))
         try:
             os.rename(partial, folder)
         except OSError:
@@ -218,6 +224,20 @@ class FolderStore:
         kept = {sha256 for other in others if other is not None for _, sha256 in other.files.values()}
         for sha256 in {sha256 for _, sha256 in doomed.files.values()} - kept:
             self.objects.delete(_object_name(sha256))
+
+
+def keep_only(folder: Path, names: Container[str]) -> None:
+    """Delete the files and links below a folder whose relative paths are not among `names`, and folders that are empty
+    then. Links are not followed."""
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for name in [*files, *folders]:
+            path = Path(parent, name)
+            if path.is_dir() and not path.is_symlink():
+                # one that holds something stays
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            elif path.relative_to(folder).as_posix() not in names:
+                path.unlink(missing_ok=True)
 
 
 def _object_name(sha256: str) -> str:

@@ -4,11 +4,11 @@
                                      mirror.json  {object: [bytes, tag of the store, SHA-256 of the copy]}
 
 The next call lists the objects again and copies those whose size or tag (an ETag, or a time of change) differ; what is
-gone at the URL goes here too. A copy that was cut short or altered on this disk is noticed by size and SHA-256 and made
-again. Names of objects are plain relative paths, or an error; count and size are bounded.
+not at the URL goes here too, also what a call that was killed had copied. A copy that was cut short or altered on this
+disk is noticed by size and SHA-256 and made again. Names of objects are plain relative paths, or an error; count and
+size are bounded.
 """
 
-import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from brine.common.content_store import file_lock
 from brine.common.files import file_digest, read_json, write_json
+from brine.common.formatting import counted
 from brine.common.remote.cache import LOCK_TIMEOUT_S, cache_bytes, cache_root, sha256_of
+from brine.common.remote.folder_store import keep_only
 from brine.common.remote.object_store import ObjectInfo, ObjectStore, RemoteError, check_name, url_of
 
 MAX_OBJECTS = 10_000_000
@@ -44,8 +46,8 @@ def mirror(url: str | Path, *, root: Path | None = None, max_bytes: int | None =
     total = sum(info.size for info in objects.values())
     if len(objects) > MAX_OBJECTS or total > max_bytes:
         raise RemoteError(
-            f"{given} has {len(objects):,} objects of {total:,} bytes, more than {MAX_OBJECTS:,} or {max_bytes:,}: "
-            "name a part of it, or raise BRINE_CACHE_GIB"
+            f"{given} has {counted(len(objects), 'object')} of {counted(total, 'byte')}, more than {MAX_OBJECTS:,} or "
+            f"{max_bytes:,}: name a part of it, or raise BRINE_CACHE_GIB"
         )
     for name in objects:
         check_name(name)
@@ -79,9 +81,9 @@ def _copy(store: ObjectStore, objects: dict[str, ObjectInfo], folder: Path) -> N
             noted[name] = [size, objects[name].tag, sha256, status.st_mtime_ns]
 
     for name in gone:
-        with contextlib.suppress(FileNotFoundError):
-            (data / check_name(name)).unlink()
         del noted[name]
+    # also what came before a kill and is not noted
+    keep_only(data, objects)
     try:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="mirror") as threads:
             list(threads.map(copy, changed))

@@ -13,19 +13,20 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from brine.common.files import parse_object
 from brine.data.document import Document, Quarantined, Text
 from brine.data.files.roots import MediaRoots
 from brine.data.formats.corpus_source import CorpusSource
 from brine.data.formats.held_out import HeldOutDocuments
+from brine.data.formats.lines.lines import json_items
 from brine.data.formats.open import FOLDER_FORMATS, open_source
 from brine.data.formats.source import (
     NOTE_PREFIX,
     UNREAD_SPLIT,
     DocumentSource,
+    ReadLimits,
     record_text_path,
     recording_text_paths,
 )
@@ -76,7 +77,7 @@ def open_sources(
             "format": found.format,
             "sha256": found.digest(False),
         }
-        | ({"labelled_by": labelling_models(found.path)} if source.consent == "pseudo" else {})
+        | ({"labelled_by": labelling_models(found.json_files)} if source.consent == "pseudo" else {})
         for source, found in zip(sources, opened, strict=True)
     )
     containers = tuple(
@@ -87,15 +88,13 @@ def open_sources(
     return DocumentSource(label, format, roots, read, digest, count, containers, described=described)
 
 
-def labelling_models(path: Path) -> list[str]:
+def labelling_models(files: Iterable[Path]) -> list[str]:
     """Sorted SHA-256 of the weights of the models whose words a pool has (`brine.salt.pseudo_pool`), from the field
-    `pseudo.origin` of its lines; [] for another source."""
-    if not path.is_file():
-        return []
+    `pseudo.origin` of the lines of its JSON files, compressed ones too; [] for another source."""
     found = set()
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            said = (parse_object(line) or {}).get("pseudo")
+    for file in files:
+        for _, item in json_items(file, max_line_mib=ReadLimits().max_line_mib):
+            said = item.get("pseudo") if isinstance(item, dict) else None
             if isinstance(said, dict) and isinstance(origin := said.get("origin"), str):
                 found.add(origin)
     return sorted(found)

@@ -226,7 +226,7 @@ def _manifests(
         return sum(map(_num_lines, files))
 
     read = functools.partial(manifest_documents, files, root, record_format, limits, splits)
-    return DocumentSource(path, format, root, read, digest, count)
+    return DocumentSource(path, format, root, read, digest, count, json_files=tuple(files))
 
 
 def _num_lines(file: Path) -> int:

@@ -67,6 +67,8 @@ class DocumentSource:
     """About how many documents there are."""
     containers: tuple[str, ...] = ()
     """Tars and tables that the documents are in, relative to `root`."""
+    json_files: tuple[Path, ...] = ()
+    """JSON files that the documents are in."""
     described: tuple[dict[str, Any], ...] = ()
     """Where this one joins several (`joined`): name, consent, path, format and digest of each, and of a pool of
     pseudo-labels the models that gave them."""
@@ -169,7 +171,10 @@ def join_sources(path: Path, root: Path, sources: list[DocumentSource]) -> Docum
         return None if None in counts else sum(counts)
 
     format = " + ".join(dict.fromkeys(source.format for source in sources))
-    return DocumentSource(path, format, root, read, digest, count, sum((each.containers for each in sources), ()))
+    containers, json_files = (
+        sum((getattr(each, name) for each in sources), ()) for name in ("containers", "json_files")
+    )
+    return DocumentSource(path, format, root, read, digest, count, containers, json_files)
 
 
 _texts: ContextVar[list[str] | None] = ContextVar("texts", default=None)

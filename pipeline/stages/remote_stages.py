@@ -6,7 +6,7 @@ the URL is uploaded, and the list of its stages last, so that `brine store pull 
 (`brine.common.remote.stage_transfer`).
 
 An upload that fails loses nothing: the stage is here, a warning says how to send it, the run goes on. A store that is
-gone when a stage is looked up is a warning too, since the stage can be built; a damaged stage is an error.
+gone when a stage is looked up or comes is a warning too, since the stage can be built; a damaged stage is an error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from brine.common.content_store import ContentStore
+from brine.common.formatting import counted
 from brine.common.remote.folder_store import FolderStore
 from brine.common.remote.object_store import ObjectStore, RemoteConfig, UnavailableError, is_url
 from brine.common.remote.stage_transfer import download_stage, find_stage, push, upload_stage
@@ -69,7 +70,7 @@ class RemoteStages:
         """Have a stored stage here, if nothing of it is here and the URL has it; returns whether it came from there.
 
         The lock of `target` must be held. meanwhile: called every few seconds, as other ranks wait in a collective.
-        Raises RemoteError where an object is damaged, or the store fails in the middle.
+        Raises RemoteError where an object is damaged.
         """
         # what was begun here is continued here
         if target.exists():
@@ -89,7 +90,12 @@ class RemoteStages:
         if stored is None:
             return False
         logger.info("%s: downloading %.2f GiB from %s", stage, stored.num_bytes / 2**30, self.url)
-        download_stage(self.store, stored, target)
+        try:
+            download_stage(self.store, stored, target)
+        except UnavailableError as error:
+            # what came is used by the next download, or deleted by `brine store gc`
+            logger.warning("%s: %s failed in the middle, and it is built here (%s)", stage, self.url, error)
+            return False
         logger.info("%s: downloaded from %s", stage, self.url)
         return True
 
@@ -127,7 +133,10 @@ class RemoteStages:
             missing = "the run is done, but not whole at %s; `%s` sends what is missing: %s"
             logger.warning(missing, self.url, self._push(), _text(error))
         else:
-            logger.info("%s: its %d stages are at %s", self.run.name, len(set(done.stages)), self.url)
+            count = len(set(done.stages))
+            logger.info(
+                "%s: its %s %s at %s", self.run.name, counted(count, "stage"), "is" if count == 1 else "are", self.url
+            )
 
     def stop(self) -> None:
         """End the uploads after the files on their way; what is missing then is sent by the next run of this name."""

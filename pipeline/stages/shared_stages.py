@@ -4,6 +4,7 @@ list_stages(root, runs)       every stored stage, its size, and the runs that li
 explain(run_a, run_b)         stage by stage: the same, or the fields, inputs and revisions that differ
 unneeded(root, runs)          stored stages that no run links to and that no linked one was made from
 delete(root, runs, stages)    delete such stages, after another look under their locks
+left_downloads(root)          what downloads that were killed or failed left; `delete_downloads` deletes it
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from brine.common.content_store import DONE_FILE, STAGE_FILE, lock_path, try_lock, unlock
 from brine.common.files import differences, read_json
+from brine.common.remote.folder_store import DOWNLOADING
 from brine.pipeline.stages.stage_backup import FILE_LIST, foreign_files
 from brine.pipeline.stages.stage_folder import RUNS, recorded_runs
 
@@ -204,6 +206,36 @@ def delete(root: Path, runs: Path, stages: Iterable[StoredStage]) -> list[Stored
         for handle in held.values():
             unlock(handle)
     return gone
+
+
+def left_downloads(root: Path) -> list[StoredStage]:
+    """Folders of downloads that nobody is at work on: of stages that were built since, or will be."""
+    found = []
+    for folder in sorted(root.glob(f"*/.*{DOWNLOADING}")):
+        if folder.is_dir() and not folder.parent.name.startswith(".") and not _is_held(_downloaded(folder)):
+            size, changed = _size(folder)
+            found.append(StoredStage(folder.parent.name, folder, "", frozenset(), (), size, changed))
+    return found
+
+
+def delete_downloads(downloads: Iterable[StoredStage]) -> list[StoredStage]:
+    """Delete what downloads left, each under the lock of its stage; returns those that were deleted."""
+    gone = []
+    for download in downloads:
+        if (handle := try_lock(lock_path(_downloaded(download.folder)))) is None:
+            continue
+        try:
+            if download.folder.is_dir():
+                shutil.rmtree(download.folder)
+                gone.append(download)
+        finally:
+            unlock(handle)
+    return gone
+
+
+def _downloaded(partial: Path) -> Path:
+    """The folder of the stage that a folder of a download is to become."""
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(DOWNLOADING))
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,20 @@ from typing import Annotated
 import tyro
 
 from brine.common.command_line import command, parse_subcommand
-from brine.common.formatting import file_size
+from brine.common.formatting import counted, file_size
 from brine.common.remote.object_store import check_local
 from brine.common.remote.stage_transfer import pull, push
 from brine.common.tables import print_plain_or_rich, table
 from brine.pipeline.run import STORE_FOLDER
-from brine.pipeline.stages.shared_stages import delete, explain, list_stages, unneeded, with_foreign_files
+from brine.pipeline.stages.shared_stages import (
+    delete,
+    delete_downloads,
+    explain,
+    left_downloads,
+    list_stages,
+    unneeded,
+    with_foreign_files,
+)
 from brine.pipeline.stages.stage_folder import record_run
 
 LINKS_SHOWN = 3
@@ -89,7 +97,8 @@ class ExplainRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectGarbage(StoreOptions):
-    """Show the stored stages that no run links to and that nothing linked was made from. Only --delete deletes them."""
+    """Show the stored stages that no run links to and that nothing linked was made from, and what downloads that failed
+    left. Only --delete deletes them."""
 
     delete: bool = False
     """Delete what is shown; without it nothing is changed."""
@@ -102,19 +111,24 @@ class CollectGarbage(StoreOptions):
             raise ValueError("--delete and --dry-run exclude each other: give one of the two")
         root = self.root()
         stages = unneeded(root, self.runs)
-        if stages:
-            rows = [(stage.stage, stage.folder.name, file_size(stage.num_bytes)) for stage in stages]
+        downloads = left_downloads(root)
+        if stages or downloads:
+            rows = [(stage.stage, stage.folder.name, file_size(stage.num_bytes)) for stage in (*stages, *downloads)]
             print_plain_or_rich(table(("stage", "folder", "size"), rows))
         for stage in with_foreign_files(root, self.runs):
             named = ", ".join((stage.foreign or ())[:3])
             print(f"{stage.folder} is kept: there are files that no stage made ({named}); move them away first")
-        gone = delete(root, self.runs, stages) if self.delete else []
-        total = sum(stage.num_bytes for stage in stages)
+        gone = [*delete(root, self.runs, stages), *delete_downloads(downloads)] if self.delete else []
+        total = sum(stage.num_bytes for stage in (*stages, *downloads))
         if not stages:
             print("every stored stage is needed by a run")
-        elif not self.delete:
-            print(f"{len(stages)} stages, {file_size(total)}, would be deleted: give --delete to do it")
-        print(json.dumps({"unneeded": len(stages), "bytes": total, "deleted": len(gone)}))
+        if (stages or downloads) and not self.delete:
+            found = [
+                counted(len(each), noun) for each, noun in ((stages, "stage"), (downloads, "left download")) if each
+            ]
+            print(f"{' and '.join(found)}, {file_size(total)}, would be deleted: give --delete to do it")
+        said = {"unneeded": len(stages), "left_downloads": len(downloads), "bytes": total, "deleted": len(gone)}
+        print(json.dumps(said))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,16 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from brine.common.content_store import ContentStore
+from brine.common.content_store import ContentStore, file_lock, lock_path
 from brine.common.remote.folder_store import THREADS, FolderStore
 from brine.common.remote.object_store import ObjectStore, RemoteError, UnavailableError
 from brine.common.remote.stage_transfer import pull, push
 from brine.pipeline.run import run_pipeline
 from brine.pipeline.stages.remote_stages import RemoteStages, check_remote
 from brine.pipeline.stages.run_lock import on_main_rank
+from brine.pipeline.stages.shared_stages import left_downloads
 from brine.pipeline.stages.stage_store import StageStore
+from brine.pipeline.stages.store_command import main as store_command
 from brine.recipes.demo import demo
 from brine.training.parallel.distributed import init_distributed
 from tests.common.remote.fixtures import memory, s3, s3_process
@@ -120,6 +122,54 @@ def test_a_store_that_is_gone_when_a_stage_is_looked_up_is_a_warning(memory, tmp
     calls: list = []
     run(tmp_path / "there", memory, calls)
     assert calls == ["small"] and "small: could not be looked up at" in caplog.text
+
+
+def test_a_store_that_fails_in_the_middle_of_a_download_is_a_warning(memory, tmp_path, monkeypatch, caplog, capsys):
+    """The stage is built here, and what came of it is listed and deleted by gc, unless somebody is at work on it."""
+    caplog.set_level(logging.INFO, "brine.pipeline")
+    made = run(tmp_path / "here", memory)
+    download = ObjectStore.download
+
+    def fail(self, name, path, **options):
+        if FolderStore(memory).find(stage).files[WEIGHTS][1] in name:
+            raise UnavailableError("the store is down")
+        download(self, name, path, **options)
+
+    (stage,) = FolderStore(memory).names("stages/small")
+    calls: list = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "download", fail)
+        assert run(tmp_path / "there", memory, calls) == made
+    assert calls == ["small"] and (tmp_path / "there/a/small" / WEIGHTS).read_text() == "w"
+    (warned,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "small:" in warned and "is built here (the store is down)" in warned
+    store = tmp_path / "there/.store"
+    folder = (tmp_path / "there/a/small").resolve()
+    left = folder.with_name(f".{folder.name}.downloading")
+    assert (left / "done").is_file()
+    command = ["gc", "--runs", str(tmp_path / "there")]
+    with file_lock(lock_path(folder), what="a test"):
+        assert left_downloads(store) == [] and store_command([*command, "--delete"]) == 0 and left.exists()
+    capsys.readouterr()
+    assert store_command(command) == 0 and left.exists()
+    shown = capsys.readouterr().out
+    assert left.name[:20] in shown and "1 left download, " in shown and '"left_downloads": 1' in shown
+    assert store_command([*command, "--delete"]) == 0 and not left.exists() and (folder / WEIGHTS).exists()
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["deleted"] == 1
+    assert left_downloads(store) == []
+
+
+def test_one_stage_is_one_stage(memory, tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO, "brine.pipeline")
+    content = ContentStore(tmp_path / ".store")
+    remote = RemoteStages(memory, content, tmp_path / "a")
+    with StageStore(tmp_path / "a", content=content, remote=remote) as stages:
+        stages.stage("encoded", lambda folder: {"fingerprint": "x"})
+        remote.finish()
+    assert "a: its 1 stage is at" in caplog.text
+    (tmp_path / "a/encoded").unlink()
+    assert store_command(["gc", "--runs", str(tmp_path)]) == 0
+    assert "1 stage, " in capsys.readouterr().out
 
 
 def test_a_damaged_stage_is_an_error_and_never_used(memory, tmp_path):

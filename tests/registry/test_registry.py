@@ -304,6 +304,76 @@ def test_force_is_recorded_for_ever(registry, runs):
         promote(registry, deaf, force=" ")
 
 
+def test_force_replaces_a_champion_of_one_seed(registry, runs):
+    """The gate itself needs three equal trainings for its margins, and is not asked."""
+    base = add_setting(registry, runs, "base", seeds=(0,))
+    assert registry.promote(base, SUITE).answer.outcome == "first"
+    new = add_setting(registry, runs, "better", **BETTER)
+    with pytest.raises(ValueError, match="has 1 seed here and 3 are needed"):
+        registry.promote(new, SUITE)
+    found = registry.promote(new, SUITE, force="I insist")
+    assert found.model in new and registry.champion == found.model and found.uses == 0
+    assert found.answer.outcome == "not asked" and "has 1 seed here" in found.answer.reasons[0]
+    (forced,) = registry.card(found.model)["forced"]
+    assert forced["reason"] == "I insist" and any("3 equal trainings" in why for why in forced["overrides"])
+    assert registry.promote(base, SUITE, force="back").model == base[0] and verify(registry.root) == []
+
+
+@pytest.mark.parametrize("lacking", ["bits_per_byte", "gain.audio"])
+@pytest.mark.parametrize("side", ["candidate", "champion"])
+def test_what_one_side_was_not_measured_in_is_refused_by_name_and_can_be_forced(registry, runs, lacking, side):
+    base = add_setting(registry, runs, "base")
+    registry.promote(base, SUITE)
+    new = add_setting(registry, runs, "new", **BETTER, without=[lacking] if side == "candidate" else [])
+    if side == "champion":
+        # a newer record, of one seed
+        folder = write_measured(runs / "again", base[1], seed=1, without=[lacking])
+        registry.measure(base[1], folder, SUITE)
+    refused = registry.promote(new, SUITE)
+    assert refused.model is None and refused.answer.outcome == "refused" and registry.champion in base
+    assert any(lacking in why and f"of {side}[" in why and "not measured" in why for why in refused.answer.reasons)
+    assert f"{lacking} of {side}[{1 if side == 'champion' else 0}]" in refused.answer.details["unmeasured"]
+    found = registry.promote(new, SUITE, force="I insist")
+    assert found.model in new and registry.card(found.model)["forced"][0]["overrides"] == list(found.answer.reasons)
+
+
+def test_a_primary_that_one_seed_lacks_on_dev_alone_is_refused(registry, runs):
+    registry.promote(add_setting(registry, runs, "base"), SUITE)
+    new = add_setting(registry, runs, "new", **BETTER)
+    file = write_measured(runs / "again", new[0]) / "measurements.jsonl"
+    lines = [line for line in read_jsonl(file) if (line["part"], line["measure"]) != ("dev", "bits_per_byte")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    registry.measure(new[0], file.parent, SUITE)
+    refused = registry.promote(new, SUITE)
+    assert refused.model is None and not refused.answer.passed
+    assert f"{new[0][:12]} was not measured in bits_per_byte on dev" in refused.answer.reasons
+    # the median is one of those that have a value
+    assert registry.promote(new, SUITE, force="I insist").model in new[1:]
+
+
+def test_force_promotes_also_where_nothing_was_measured_or_a_measurement_is_damaged(registry, runs):
+    base = add_setting(registry, runs, "base")
+    registry.promote(base, SUITE)
+    bare = [registry.add(make_run(runs, f"bare-{seed}", seed=seed, learning_rate=5e-3)) for seed in (0, 1, 2)]
+    assert registry.promote(bare, SUITE, force="x").answer.outcome == "not asked" and registry.champion in bare
+    new = add_setting(registry, runs, "better", **BETTER)
+    registry.rollback(reason="y")
+    (path,) = registry.folder_of(new[1]).glob("measured/*/measurements.jsonl")
+    path.unlink()
+    path.write_text("others")
+    with pytest.raises(ValueError, match="damaged"):
+        registry.promote(new, SUITE)
+    found = registry.promote(new, SUITE, force="z")
+    assert found.model in new and found.answer.outcome == "not asked" and "damaged" in found.answer.reasons[0]
+
+
+def test_a_spare_training_of_the_champion_that_lacks_a_guard_calibrates_nothing(registry, runs):
+    registry.promote(add_setting(registry, runs, "base"), SUITE)
+    add_setting(registry, runs, "base", seeds=(7,), without=["gain.audio"])
+    found = registry.promote(add_setting(registry, runs, "better", **BETTER), SUITE)
+    assert found.model and found.answer.outcome == "better"
+
+
 def test_a_rollback_is_one_line_and_gives_the_same_bytes(registry, runs):
     first = promote(registry, add_setting(registry, runs, "base")).model
     before = {path.name: path.read_bytes() for path in (registry.root / "champion" / "model").iterdir()}
@@ -358,6 +428,28 @@ def test_a_revoked_labeller_marks_what_was_trained_on_its_labels(registry, runs,
     assert registry.card(pupil)["sources"]["labels.pseudo.1"] == sha("teacher")
     assert registry.revoke(sha("teacher")[:16], reason="it was trained on test data") == [pupil]
     assert "test data" in registry.card(pupil)["revoked"][0] and registry.card(plain)["revoked"] == []
+
+
+@pytest.mark.parametrize(
+    "found, said",
+    [({"labelled_by": []}, "whose lines name them"), ({}, "encode it again"), ({"labelled_by": ["1" * 64]}, None)],
+    ids=["none found", "an older corpus", "found"],
+)
+def test_pseudo_labels_of_unknown_models_are_missing_of_a_lineage(registry, runs, monkeypatch, found, said):
+    monkeypatch.setattr("brine.registry.card.consent_counts", lambda run, lineage: {"pseudo": 40})
+    run = make_run(runs, "pupil")
+    sources = [{"name": "own", "consent": "own"}, {"name": "pool", "consent": "pseudo"} | found]
+    (run / "encoded" / "store").mkdir()
+    write_json(run / "encoded" / "store" / "meta.json", {"corpus_sources": sources})
+    model = registry.add(run)
+    missing = registry.card(model)["missing"]
+    assert len(missing) == (said is not None)
+    registry.measure(model, write_measured(runs / "m", model), SUITE)
+    if said:
+        assert "pseudo-labels of the source pool" in missing[0] and said in missing[0]
+        assert promote(registry, [model]).model is None
+    else:
+        assert promote(registry, [model]).model == model
 
 
 def test_a_second_promoter_is_told_that_the_champion_changed(registry, runs):

@@ -104,6 +104,25 @@ def test_a_flipped_bit_is_named_and_never_used(memory, tmp_path):
     assert content_of(tmp_path / "g") == content_of(tmp_path / "f")
 
 
+def test_what_an_earlier_download_left_and_the_list_does_not_name_is_not_in_the_folder(memory, tmp_path):
+    store = FolderStore(memory)
+    found = store.upload(make(tmp_path / "f"), "x").folder
+    left = tmp_path / ".g.downloading"
+    (left / "d0").mkdir(parents=True)
+    (left / "other" / "below").mkdir(parents=True)
+    outside = tmp_path / "outside.txt"
+    outside.write_text("stays")
+    for stray in ("stray.bin", "d0/.0.bin.77.tmp", "other/below/x"):
+        (left / stray).write_bytes(b"x")
+    (left / "link").symlink_to(tmp_path)
+    (left / "d0" / "link").symlink_to(outside)
+    # what is the same need not come again
+    (left / "d0" / "0.bin").write_bytes((tmp_path / "f/d0/0.bin").read_bytes())
+    store.download(found, tmp_path / "g")
+    assert content_of(tmp_path / "g") == content_of(tmp_path / "f") and outside.read_text() == "stays"
+    assert {path.name for path in (tmp_path / "g").iterdir()} == {"d0", "d1"} and not left.exists()
+
+
 def test_a_cut_copy_is_made_once_more(memory, tmp_path, monkeypatch):
     store, cache = FolderStore(memory), ObjectCache(tmp_path / "c", max_bytes=10**6)
     found, download, calls = store.upload(make(tmp_path / "f"), "x").folder, store.objects.download, []

@@ -175,12 +175,36 @@ def test_a_source_is_mirrored_and_brought_up_to_date(memory, tmp_path):
     assert single.name == "1.jsonl" and [item.parts[0].text for item in open_source(single).documents()] == ["other"]
 
 
+def test_what_a_killed_mirror_copied_goes_when_it_is_gone_at_the_url(memory, tmp_path, monkeypatch):
+    """Such a copy is noted nowhere, and was read as a document."""
+    store = ObjectStore(memory)
+    for name in ("texts/0.jsonl", "texts/below/1.jsonl", "texts/2"):
+        store.write(name, b'{"text": "words"}\n')
+
+    def kill(path, value):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("brine.common.remote.mirror.write_json", kill)
+        mirror(f"{memory}/texts")
+    (folder,) = (tmp_path / "cache" / "sources").glob("*/data")
+    assert (folder / "below" / "1.jsonl").exists() and not (folder.parent / "mirror.json").exists()
+    (folder / ".0.jsonl.77.partial").write_text("half")
+    store.delete("texts/below/1.jsonl")
+    store.delete("texts/2")
+    # a folder now
+    store.write("texts/2/3.jsonl", b'{"text": "others"}\n')
+    assert mirror(f"{memory}/texts") == folder
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert found == ["0.jsonl", "2/3.jsonl"] and not (folder / "below").exists()
+
+
 def test_sources_that_are_too_large_absent_or_named_to_escape_are_refused(memory, tmp_path, monkeypatch):
     store = ObjectStore(memory)
     with pytest.raises(RemoteError, match="holds no object"):
         mirror(f"{memory}/texts")
     store.write("texts/a", b"x" * 1000)
-    with pytest.raises(RemoteError, match=r"has 1 objects of 1,000 bytes, more than .* or 999"):
+    with pytest.raises(RemoteError, match=r"has 1 object of 1,000 bytes, more than .* or 999"):
         mirror(f"{memory}/texts", max_bytes=999)
     info = store.info("texts/a")
     monkeypatch.setattr(ObjectStore, "list", lambda self: {"../../outside": info})

@@ -1,5 +1,6 @@
 """Several sources joined into one corpus: roots, ids, splits, consent, weights, digests."""
 
+import gzip
 import json
 import os
 import time
@@ -152,6 +153,19 @@ def test_a_pool_of_pseudo_labels_names_the_models_that_labelled(tmp_path):
     ]
     own, pool = open_sources(sources).described
     assert pool["labelled_by"] == ["d" * 64, "e" * 64] and "labelled_by" not in own
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "manifest.jsonl", "below/a.jsonl", "pool.jsonl.gz", "pool.json"])
+@pytest.mark.parametrize("as_folder", [True, False], ids=["folder", "file"])
+def test_the_models_that_labelled_are_found_in_whatever_form_a_pool_is_given(name, as_folder, tmp_path):
+    lines = [record(each, f"words {each}") | {"pseudo": {"origin": each * 64}} for each in "ab"]
+    file = tmp_path / "pool" / name
+    file.parent.mkdir(parents=True)
+    text = json.dumps(lines) if name.endswith(".json") else "".join(json.dumps(each) + "\n" for each in lines)
+    file.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    source = CorpusSource("pool", tmp_path / "pool" if as_folder else file, consent="pseudo")
+    (pool,) = open_sources([source]).described
+    assert pool["labelled_by"] == ["a" * 64, "b" * 64]
 
 
 def test_ids_that_are_paths_hold_nothing_out(tmp_path):
