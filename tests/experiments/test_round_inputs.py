@@ -265,6 +265,7 @@ def answered(loaded, prompts, *given, **options):
         yield PseudoLabel(labelled, "red", 4, -0.1)
 
 
+@pytest.mark.slow
 def test_every_step_takes_media_as_large_as_the_recipe_does(tmp_path, monkeypatch):
     """A default of 256 MiB anywhere would end the round at a document that the recipe takes."""
     line = tiny_line(tmp_path, feedback=write_images(tmp_path / "feedback", count=2, first=400, labelled=True, mark=9))
