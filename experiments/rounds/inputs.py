@@ -49,8 +49,8 @@ def pin_inputs(
     """The inputs of a round: read now if it has not begun, else those that it began with.
 
     rejected: contents of feedback that an earlier round left out. kept: the stored folder of feedback that the last
-    round kept, relative to the store. Raises ValueError where the line's words or suite are
-    others than in its first round, or a pinned folder is gone.
+    round kept, relative to the store. Raises ValueError where the line's words or suite are others than in its first
+    round, or a pinned folder is gone.
     """
     path = line_folder / f"round_{number:02d}" / INPUTS_FILE
     pinned = read_json(path)
