@@ -62,6 +62,7 @@ class BatchRun:
         self.blocked = ""
         """Why no trial is begun any more; "" while they are."""
         self._asked_to_end: set[str] = set()
+        """Trials whose next ending is no fault of theirs, however it comes."""
 
     def run(self) -> None:
         """Run every trial to its end, with those that follow, then write the table.
@@ -130,24 +131,34 @@ class BatchRun:
         for trial in self._waiting():
             event = last.get(trial.name, {})
             mine = event.get("event") == "submitted" and event.get("engine") == self.engine_name
-            if mine and attach(self.job(trial), str(event.get("handle"))):
+            job = self.job(trial)
+            if mine and attach(job, str(event.get("handle"))):
                 self.running[trial.name] = trial
+                if job.stop_file.exists():
+                    # an earlier `run` asked it, and did not see it end
+                    self._asked_to_end.add(trial.name)
 
     def _poll(self) -> None:
         for name, trial in list(self.running.items()):
             wants_end = (self.plan.trial_folder(trial) / CANCELLED_FILE).exists()
             if wants_end and name not in self._asked_to_end:
-                self._asked_to_end.add(name)
-                self.engine.cancel(name)
+                self._ask_to_end(name)
             ending = self.engine.poll(name)
             if ending is not None:
                 del self.running[name]
+                self._ended(trial, ending, asked=name in self._asked_to_end)
                 self._asked_to_end.discard(name)
-                self._ended(trial, ending)
 
-    def _ended(self, trial: TrialSpec, ending: Ending) -> None:
-        """Take note of an ending: done, back in the queue, or failed."""
+    def _ask_to_end(self, name: str) -> None:
+        self._asked_to_end.add(name)
+        self.engine.cancel(name)
+
+    def _ended(self, trial: TrialSpec, ending: Ending, *, asked: bool) -> None:
+        """Take note of an ending: done, back in the queue, or failed. asked: it was asked to end, so that a kill (one
+        that took too long to save, a job taken from a queue) is an interruption."""
         folder, kind = self.plan.trial_folder(trial), ending.kind
+        if asked and kind == "killed":
+            kind = "interrupted"
         finished = (folder / TRIAL_FILE).exists()
         self._event("ended", trial, kind="done" if finished else kind, code=ending.code, message=ending.text()[:500])
         if finished or kind == "interrupted":
@@ -183,7 +194,7 @@ class BatchRun:
         """Ask all trials to save and end, and wait for that."""
         self.display.say(f"ending {counted(len(self.running), 'trial')}; each saves first")
         for name in self.running:
-            self.engine.cancel(name)
+            self._ask_to_end(name)
         end = time.monotonic() + self.grace_s + CLOSE_S
         while self.running and time.monotonic() < end:
             self._poll()

@@ -142,6 +142,52 @@ def test_ctrl_c_ends_all_and_the_next_run_continues(plan):
     assert engine.submitted == ["01-seed1", "02-seed0", "02-seed1"]
 
 
+@pytest.mark.parametrize("code", [None, -9, 130])
+def test_three_ctrl_c_are_no_kills(plan, code):
+    """Jobs that SLURM takes out of its queue, and trials that are killed since they took too long to save."""
+    good = succeed(plan)
+    for _ in range(3):
+        run, engine = runner(plan, good, slow=[trial.name for trial in plan.trials], cancelled_code=code)
+
+        def submit(job, engine=engine):
+            # while trials are at work or wait in a queue
+            os.kill(os.getpid(), signal.SIGINT)
+            return FakeEngine.submit(engine, job)
+
+        engine.submit = submit
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+        assert engine.cancelled == engine.submitted != [] and not run.running
+    assert not list(plan.folder.glob("trials/*/trial.json")) and set(events(plan, "ended")) == set(engine.submitted)
+    run, engine = runner(plan, good)
+    run.run()
+    assert len(engine.submitted) == 4
+
+
+def test_a_job_that_was_asked_to_end_by_a_run_before_is_not_killed(plan):
+    """`run` left before SLURM said how the job ended."""
+    good = succeed(plan)
+    for _ in range(3):
+        run, engine = runner(plan, good, max_jobs=1)
+        trial = plan.trial("01-seed0")
+        run._event("submitted", trial, engine="fake", handle="77")
+        stop_file = run.job(trial).stop_file
+        stop_file.parent.mkdir(exist_ok=True)
+        stop_file.touch()
+
+        def attach(job, handle, engine=engine):
+            engine.jobs[job.name] = (job, 0)
+            engine.cancelled.append(job.name)
+            return True
+
+        engine.attach, engine.cancelled_code = attach, None
+        run._attach()
+        while run.running:
+            run._poll()
+    kinds = [event["kind"] for event in read_jsonl(plan.folder / "events.jsonl") if event["event"] == "ended"]
+    assert kinds == ["interrupted"] * 3 and not (plan.trial_folder("01-seed0") / "trial.json").exists()
+
+
 def test_cancelled_trials_wait_for_retry(plan, capsys):
     runs = ["--runs", str(plan.folder.parent)]
     assert main(["cancel", "tiny", "02-seed0", *runs]) == 0
@@ -153,9 +199,9 @@ def test_cancelled_trials_wait_for_retry(plan, capsys):
             cancel(plan, ["01-seed1", "02-seed1"])
         return good(job)
 
-    run, engine = runner(plan, outcome)
+    run, engine = runner(plan, outcome, slow=("01-seed1",))
     run.run()
-    assert engine.submitted == ["01-seed0", "01-seed1"] and engine.cancelled in ([], ["01-seed1"])
+    assert engine.submitted == ["01-seed0", "01-seed1"] and engine.cancelled == ["01-seed1"]
     assert trial_status(plan, plan.trial("02-seed0")).state == "cancelled"
     assert main(["status", "tiny", *runs]) == 0
     assert "cancelled" in capsys.readouterr().out
