@@ -25,6 +25,7 @@ from brine.experiments.follow_up import follow_up
 from brine.experiments.planning.plan import (
     CANCELLED_FILE,
     EVENTS_FILE,
+    LOCK_FILE,
     LOGS_FOLDER,
     TRIAL_FILE,
     ExperimentPlan,
@@ -91,6 +92,7 @@ class BatchRun:
                 self.engine.close()
                 self.display.show(self.plan, self.running, now=True)
             write_table(self.plan)
+            self._say_cancelled()
         if self.blocked:
             raise ValueError(self.blocked)
         self._raise_for_failed()
@@ -119,6 +121,18 @@ class BatchRun:
             handle = self.engine.submit(job)
             self.running[trial.name] = trial
             self._event("submitted", trial, engine=self.engine_name, handle=handle)
+
+    def _say_cancelled(self) -> None:
+        folders = {trial.name: self.plan.trial_folder(trial) for trial in self.plan.trials}
+        names = [name for name, folder in folders.items()
+                 if (folder / CANCELLED_FILE).exists() and not (folder / TRIAL_FILE).exists()]  # fmt: skip
+        if (self.plan.folder / CANCELLED_FILE).exists():
+            self.display.say(f"{self.plan.name} was cancelled: nothing more is trained before `retry`")
+        elif names:
+            self.display.say(
+                f"{counted(len(names), 'trial')} cancelled ({', '.join(names[:5])}): what followed was chosen without; "
+                "`retry` trains them"
+            )
 
     def _attach(self) -> None:
         """Take up what an earlier `run` left with an engine that outlives it."""
@@ -236,7 +250,7 @@ class BatchRun:
 def batch_lock(folder: Path) -> Iterator[None]:
     """Hold an experiment for one `run`. Raises ValueError where another process has it."""
     try:
-        with file_lock(folder / "run.lock", what=folder.name, timeout_s=0):
+        with file_lock(folder / LOCK_FILE, what=folder.name, timeout_s=0):
             repair_lines(folder / EVENTS_FILE)
             yield
     except TimeoutError:
@@ -250,7 +264,8 @@ def is_at_work(plan: ExperimentPlan, trial: TrialSpec) -> bool:
 
 def retry(plan: ExperimentPlan, names: list[str]) -> list[str]:
     """Put failed and cancelled trials back into the queue, or those named; returns their names. What failed keeps its
-    record as trial.json.old-N. Raises ValueError for an unknown name or one that is done."""
+    record as trial.json.old-N. What follows from results follows again. Raises ValueError for an unknown name or one
+    that is done."""
     chosen = []
     for trial in [plan.trial(name) for name in names] if names else plan.trials:
         folder = plan.trial_folder(trial)
@@ -272,13 +287,17 @@ def retry(plan: ExperimentPlan, names: list[str]) -> list[str]:
             os.rename(folder / TRIAL_FILE, old)
         append_event(plan.folder, "retried", trial=trial.name)
         chosen.append(trial.name)
+    (plan.folder / CANCELLED_FILE).unlink(missing_ok=True)
     return chosen
 
 
 def cancel(plan: ExperimentPlan, names: list[str]) -> list[str]:
-    """Cancel trials that have not ended, all of them if none is named: a `run` that is at work on one asks it to save
-    and end; returns their names. Raises ValueError for an unknown name or one that has ended."""
+    """Cancel trials that have not ended, all of them and what would follow if none is named: a `run` that is at work on
+    one asks it to save and end; returns their names. Raises ValueError for an unknown name or one that has ended."""
     chosen = []
+    if not names:
+        # first, so that no `run` sees all trials cancelled and goes on to what follows
+        (plan.folder / CANCELLED_FILE).touch()
     for trial in [plan.trial(name) for name in names] if names else plan.trials:
         folder = plan.trial_folder(trial)
         record = read_json(folder / TRIAL_FILE)

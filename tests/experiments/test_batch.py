@@ -213,6 +213,45 @@ def test_cancelled_trials_wait_for_retry(plan, capsys):
     assert "02-seed0 is done: only trials that have not ended" in capsys.readouterr().err
 
 
+def test_what_follows_is_chosen_without_a_cancelled_trial(make_plan, plan, capsys):
+    best = {"01": 3.0, "02": 2.0, "03": 2.5}
+    plan = make_plan("some", seeds=Seeds((0,), (7,)), axes=Grid({"large.learning_rate": [1e-3, 2e-3, 4e-3]}))
+    value = lambda trial: [best[trial.setting], 1.0]  # noqa: E731
+    cancel(plan, ["03-seed0"])
+    run, engine = runner(plan, succeed(plan, value))
+    run.run()
+    assert engine.submitted == ["01-seed0", "02-seed0", "02-seed7", "01-seed7"]
+    assert "1 trial cancelled (03-seed0): what followed was chosen without; `retry`" in capsys.readouterr().err
+    note = read_json(plan.folder / "table.json")["winner"]["note"]
+    assert "without 03 (1 of 1 seed not finished)" in note
+    # what is trained after all may win, and is confirmed as well
+    retry(plan, ["03-seed0"])
+    best["03"] = 1.0
+    run, engine = runner(batch.load_plan_again(plan), succeed(plan, value))
+    run.run()
+    assert engine.submitted == ["03-seed0", "03-seed7"] and "cancelled" not in capsys.readouterr().err
+
+
+def test_nothing_follows_where_all_was_cancelled(make_plan, plan, capsys):
+    plan = make_plan("all", seeds=Seeds((0,), (7,)), axes=Grid({"large.learning_rate": [1e-3, 2e-3, 4e-3]}))
+    good = succeed(plan, lambda trial: [4.0 - int(trial.setting), 1.0])
+
+    def outcome(job):
+        # two are done, the third is cancelled with all that would follow
+        if job.name == "02-seed0":
+            cancel(plan, [])
+        return good(job)
+
+    run, engine = runner(plan, outcome, slow=("03-seed0",))
+    run.run()
+    assert engine.submitted[-1] in ("02-seed0", "03-seed0") and len(engine.submitted) <= 3
+    assert "all was cancelled: nothing more is trained before `retry`" in capsys.readouterr().err
+    retry(plan, [])
+    run, engine = runner(batch.load_plan_again(plan), good)
+    run.run()
+    assert engine.submitted == ["03-seed0", "03-seed7", "01-seed7"]
+
+
 def test_one_run_at_a_time(plan):
     with batch_lock(plan.folder), pytest.raises(ValueError, match="is being run by another process"):
         runner(plan, succeed(plan))[0].run()
