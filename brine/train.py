@@ -13,7 +13,7 @@ import traceback
 import torch
 
 from brine.common.closed_pipe import exit_on_closed_pipe
-from brine.common.full_disk import FULL_DISK
+from brine.common.files import FULL_DISK
 from brine.common.processes import TrainingInterrupted
 from brine.pipeline.inputs.pinned import pin
 from brine.pipeline.inputs.sources import check_paths

@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from brine.common.files import file_digest, read_json, write_json
-from brine.common.full_disk import full_disk_number
+from brine.common.files import file_digest, full_disk_number, read_json, write_json
 from brine.common.processes import TrainingInterrupted, die_with_parent
 from brine.evals.run_files import main_model, stage_costs, total_costs
 from brine.experiments.planning.plan import (

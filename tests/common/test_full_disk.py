@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from brine.common.full_disk import full_disk_number
+from brine.common.files import full_disk_number
 from tests.forked import Command
 
 TRAIN = """
