@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ import traceback
 import torch
 
 from brine.common.closed_pipe import exit_on_closed_pipe
+from brine.common.files import FULL_DISK
 from brine.common.processes import TrainingInterrupted
 from brine.pipeline.inputs.pinned import pin
 from brine.pipeline.inputs.sources import check_paths
@@ -22,8 +22,6 @@ from brine.planner.estimate_run import estimate_run
 from brine.planner.out_of_memory import explain_out_of_memory
 from brine.recipes.launch import LaunchConfig, parse
 from brine.training.parallel.distributed import RankFailedError, destroy_distributed
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @exit_on_closed_pipe

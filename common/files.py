@@ -2,22 +2,31 @@
 
 A run may be killed at any moment, so new content goes to a temporary neighbour, is flushed, and is renamed; the folder
 is flushed too. `digest` names a configuration by its content; `differences` compares one with an earlier one.
+`full_disk_number` knows a full disk in whatever words a library tells it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from brine.common.config_fields import affects_result
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room, a quota that is used up, a file that may not grow."""
+_NUMBERS = "|".join(map(str, FULL_DISK))
+_IN_WORDS = re.compile(rf"\[Errno ({_NUMBERS})\]|\(os error ({_NUMBERS})\)")
+"""As Python and as Rust say it."""
 
 
 def to_plain(value: Any) -> Any:
@@ -203,6 +212,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def full_disk_number(error: BaseException) -> int | None:
+    """The errno of a full disk that an error, or one that caused it, has or quotes; None where it is another error.
+
+    Libraries that write in threads or ranks (checkpoints), or in Rust (safetensors), leave only the text."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in FULL_DISK:
+            return seen.errno
+        if found := _IN_WORDS.search(str(seen)):
+            return int(found[1] or found[2])
+        seen = seen.__cause__
+    return None
 
 
 def _short(value: Any) -> str:

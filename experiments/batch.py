@@ -25,6 +25,7 @@ from brine.experiments.follow_up import follow_up
 from brine.experiments.planning.plan import (
     CANCELLED_FILE,
     EVENTS_FILE,
+    LOCK_FILE,
     LOGS_FOLDER,
     TRIAL_FILE,
     ExperimentPlan,
@@ -62,6 +63,7 @@ class BatchRun:
         self.blocked = ""
         """Why no trial is begun any more; "" while they are."""
         self._asked_to_end: set[str] = set()
+        """Trials whose next ending is no fault of theirs, however it comes."""
 
     def run(self) -> None:
         """Run every trial to its end, with those that follow, then write the table.
@@ -90,6 +92,7 @@ class BatchRun:
                 self.engine.close()
                 self.display.show(self.plan, self.running, now=True)
             write_table(self.plan)
+            self._say_cancelled()
         if self.blocked:
             raise ValueError(self.blocked)
         self._raise_for_failed()
@@ -119,6 +122,18 @@ class BatchRun:
             self.running[trial.name] = trial
             self._event("submitted", trial, engine=self.engine_name, handle=handle)
 
+    def _say_cancelled(self) -> None:
+        folders = {trial.name: self.plan.trial_folder(trial) for trial in self.plan.trials}
+        names = [name for name, folder in folders.items()
+                 if (folder / CANCELLED_FILE).exists() and not (folder / TRIAL_FILE).exists()]  # fmt: skip
+        if (self.plan.folder / CANCELLED_FILE).exists():
+            self.display.say(f"{self.plan.name} was cancelled: nothing more is trained before `retry`")
+        elif names:
+            self.display.say(
+                f"{counted(len(names), 'trial')} cancelled ({', '.join(names[:5])}): what followed was chosen without; "
+                "`retry` trains them"
+            )
+
     def _attach(self) -> None:
         """Take up what an earlier `run` left with an engine that outlives it."""
         attach = getattr(self.engine, "attach", None)
@@ -130,24 +145,34 @@ class BatchRun:
         for trial in self._waiting():
             event = last.get(trial.name, {})
             mine = event.get("event") == "submitted" and event.get("engine") == self.engine_name
-            if mine and attach(self.job(trial), str(event.get("handle"))):
+            job = self.job(trial)
+            if mine and attach(job, str(event.get("handle"))):
                 self.running[trial.name] = trial
+                if job.stop_file.exists():
+                    # an earlier `run` asked it, and did not see it end
+                    self._asked_to_end.add(trial.name)
 
     def _poll(self) -> None:
         for name, trial in list(self.running.items()):
             wants_end = (self.plan.trial_folder(trial) / CANCELLED_FILE).exists()
             if wants_end and name not in self._asked_to_end:
-                self._asked_to_end.add(name)
-                self.engine.cancel(name)
+                self._ask_to_end(name)
             ending = self.engine.poll(name)
             if ending is not None:
                 del self.running[name]
+                self._ended(trial, ending, asked=name in self._asked_to_end)
                 self._asked_to_end.discard(name)
-                self._ended(trial, ending)
 
-    def _ended(self, trial: TrialSpec, ending: Ending) -> None:
-        """Take note of an ending: done, back in the queue, or failed."""
+    def _ask_to_end(self, name: str) -> None:
+        self._asked_to_end.add(name)
+        self.engine.cancel(name)
+
+    def _ended(self, trial: TrialSpec, ending: Ending, *, asked: bool) -> None:
+        """Take note of an ending: done, back in the queue, or failed. asked: it was asked to end, so that a kill (one
+        that took too long to save, a job taken from a queue) is an interruption."""
         folder, kind = self.plan.trial_folder(trial), ending.kind
+        if asked and kind == "killed":
+            kind = "interrupted"
         finished = (folder / TRIAL_FILE).exists()
         self._event("ended", trial, kind="done" if finished else kind, code=ending.code, message=ending.text()[:500])
         if finished or kind == "interrupted":
@@ -183,7 +208,7 @@ class BatchRun:
         """Ask all trials to save and end, and wait for that."""
         self.display.say(f"ending {counted(len(self.running), 'trial')}; each saves first")
         for name in self.running:
-            self.engine.cancel(name)
+            self._ask_to_end(name)
         end = time.monotonic() + self.grace_s + CLOSE_S
         while self.running and time.monotonic() < end:
             self._poll()
@@ -225,7 +250,7 @@ class BatchRun:
 def batch_lock(folder: Path) -> Iterator[None]:
     """Hold an experiment for one `run`. Raises ValueError where another process has it."""
     try:
-        with file_lock(folder / "run.lock", what=folder.name, timeout_s=0):
+        with file_lock(folder / LOCK_FILE, what=folder.name, timeout_s=0):
             repair_lines(folder / EVENTS_FILE)
             yield
     except TimeoutError:
@@ -239,7 +264,8 @@ def is_at_work(plan: ExperimentPlan, trial: TrialSpec) -> bool:
 
 def retry(plan: ExperimentPlan, names: list[str]) -> list[str]:
     """Put failed and cancelled trials back into the queue, or those named; returns their names. What failed keeps its
-    record as trial.json.old-N. Raises ValueError for an unknown name or one that is done."""
+    record as trial.json.old-N. What follows from results follows again. Raises ValueError for an unknown name or one
+    that is done."""
     chosen = []
     for trial in [plan.trial(name) for name in names] if names else plan.trials:
         folder = plan.trial_folder(trial)
@@ -261,13 +287,17 @@ def retry(plan: ExperimentPlan, names: list[str]) -> list[str]:
             os.rename(folder / TRIAL_FILE, old)
         append_event(plan.folder, "retried", trial=trial.name)
         chosen.append(trial.name)
+    (plan.folder / CANCELLED_FILE).unlink(missing_ok=True)
     return chosen
 
 
 def cancel(plan: ExperimentPlan, names: list[str]) -> list[str]:
-    """Cancel trials that have not ended, all of them if none is named: a `run` that is at work on one asks it to save
-    and end; returns their names. Raises ValueError for an unknown name or one that has ended."""
+    """Cancel trials that have not ended, all of them and what would follow if none is named: a `run` that is at work on
+    one asks it to save and end; returns their names. Raises ValueError for an unknown name or one that has ended."""
     chosen = []
+    if not names:
+        # first, so that no `run` sees all trials cancelled and goes on to what follows
+        (plan.folder / CANCELLED_FILE).touch()
     for trial in [plan.trial(name) for name in names] if names else plan.trials:
         folder = plan.trial_folder(trial)
         record = read_json(folder / TRIAL_FILE)

@@ -171,7 +171,7 @@ class ExperimentReportRequest(ExperimentRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentRetryRequest(ExperimentRequest):
-    """Put failed and cancelled trials back into the queue; `run` then continues."""
+    """Put failed and cancelled trials back into the queue; `run` then continues, also with what follows from them."""
 
     names: Names = ()
     """Trials; all failed and cancelled ones if none is given."""
@@ -184,10 +184,11 @@ class ExperimentRetryRequest(ExperimentRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentCancelRequest(ExperimentRequest):
-    """Cancel trials: those at work save and end, and none is begun until `retry`."""
+    """Cancel trials: those at work save and end, and none is begun until `retry`. What follows from results is chosen
+    without those that are named; without names nothing follows either."""
 
     names: Names = ()
-    """Trials; all that have not ended if none is given."""
+    """Trials; all that have not ended, and what would follow, if none is given."""
 
     def run(self) -> None:
         """Print the trials that were cancelled."""

@@ -8,17 +8,23 @@ from __future__ import annotations
 import math
 
 from brine.common.files import read_json
-from brine.experiments.planning.freeze import ANCHOR_SETTING, again_with_seed
-from brine.experiments.planning.plan import RUNG, TRIAL_FILE, ExperimentPlan, TrialSpec
+from brine.experiments.planning.freeze import again_with_seed
+from brine.experiments.planning.plan import ANCHOR_SETTING, CANCELLED_FILE, RUNG, TRIAL_FILE, ExperimentPlan, TrialSpec
 from brine.experiments.search import next_trials
 from brine.experiments.table import SCREEN, ResultTable
 from brine.experiments.trials.ending import DIVERGED
 
 
 def follow_up(plan: ExperimentPlan) -> list[TrialSpec]:
-    """Trials to append to a plan now; [] while some have not ended, and at the end."""
-    if any(read_json(plan.trial_folder(trial) / TRIAL_FILE) is None for trial in plan.trials):
+    """Trials to append to a plan now; [] while some have not ended, at the end, and where all was cancelled.
+
+    A trial that was cancelled by its name has ended: what follows is chosen without its setting."""
+    if (plan.folder / CANCELLED_FILE).exists():
         return []
+    for trial in plan.trials:
+        folder = plan.trial_folder(trial)
+        if read_json(folder / TRIAL_FILE) is None and not (folder / CANCELLED_FILE).exists():
+            return []
     results = ResultTable(plan)
     if plan.head["search"]:
         more = next_trials(plan, lambda setting, rung: rung_score(results, setting, rung))

@@ -21,8 +21,14 @@ from brine.experiments.page.records import (
     ShownTrial,
 )
 from brine.experiments.page.render import write_page
-from brine.experiments.planning.freeze import ANCHOR_SETTING, FORMER_SETTING
-from brine.experiments.planning.plan import TRIAL_FILE, ExperimentPlan, load_plan, setting_label
+from brine.experiments.planning.plan import (
+    ANCHOR_SETTING,
+    FORMER_SETTING,
+    TRIAL_FILE,
+    ExperimentPlan,
+    load_plan,
+    setting_label,
+)
 from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.table import COSTS_FILE
 from brine.experiments.trials import ending
@@ -80,6 +86,7 @@ def page_data(plan: ExperimentPlan, table: Mapping[str, Any], costs: Mapping[str
         commit=plan.head["code"]["commit"] or "",
         anchor={name: ShownDifference.of(entry) for name, entry in shown.items()},
         anchor_trials=_anchor_trials(plan, costs),
+        anchor_warning=anchor.get("warning", ""),
     )
 
 

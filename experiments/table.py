@@ -20,9 +20,10 @@ from typing import Any
 from brine.common.files import finite, read_json, write_json
 from brine.common.formatting import counted
 from brine.evals.measurement import Measurement, MeasureSpec
-from brine.experiments.planning.freeze import ANCHOR_SETTING, FORMER_SETTING
 from brine.experiments.planning.plan import (
+    ANCHOR_SETTING,
     CONFIRM,
+    FORMER_SETTING,
     RUNG,
     SCREEN,
     TABLE_FILE,
@@ -38,6 +39,7 @@ LEVEL = 0.05
 """A difference counts when its Holm-adjusted p-value lies below."""
 PICKED = "picked among the settings by these seeds, so its number is too good"
 NOT_BETTER = "no setting was better"
+DECIDED_ALONE = "decided alone, not among so many settings"
 ROUND_P = 10
 """Digits of p-values: more would hang on the order of sums in libraries."""
 
@@ -142,7 +144,8 @@ class ResultTable:
         return {**found, "seeds": per_seed}
 
     def differences(self, settings: Iterable[str], reference: str, phase: str) -> dict[str, dict[str, Any]]:
-        """{measure: {setting: difference}} to a reference, with `p_holm` over the settings of each measure."""
+        """{measure: {setting: difference}} to a reference, with `p_holm` over the settings of each measure, and a
+        `note` where that makes one undecided whose interval excludes 0."""
         from brine.evals.seed_interval import holm
 
         found: dict[str, dict[str, Any]] = {}
@@ -154,8 +157,7 @@ class ResultTable:
             for name, p_value in zip(tested, adjusted, strict=True):
                 entries[name]["p_holm"] = round(float(p_value), ROUND_P)
                 if p_value > LEVEL and entries[name]["outcome"] in ("better", "worse"):
-                    # significant alone, but not among so many
-                    entries[name]["outcome"] = "undecided"
+                    entries[name] |= {"outcome": "undecided", "note": DECIDED_ALONE}
             if entries:
                 found[measure] = entries
         return found
@@ -275,7 +277,11 @@ def _anchor(results: ResultTable, winner: str | None) -> dict[str, Any]:
     if moved is None:
         found["warning"] = "the anchor's former self could not be measured: older tables do not compare"
     elif moved["outcome"] in ("better", "worse"):
-        found["warning"] = "code or machine moved the anchor itself: older tables do not compare"
+        found["warning"] = f"code or machine moved the anchor itself ({moved['outcome']}): older tables do not compare"
+    elif moved["outcome"] != "undecided":
+        found["warning"] = (
+            f"nothing shows whether code or machine moved the anchor ({moved['outcome']}): older tables may not compare"
+        )
     return found
 
 
@@ -297,7 +303,7 @@ def format_table(table: dict[str, Any], *, measures: Sequence[str] = ()) -> str:
         means = [entry["screen"]["mean"].get(measure) for measure in shown]
         count = sum(entry["screen"]["outcomes"].values())
         rows.append([name, entry["label"], *[_number(value) for value in means], _interval(found),
-                     found["outcome"] if found else "", entry["screen"]["note"] or str(count)])  # fmt: skip
+                     _outcome(found), entry["screen"]["note"] or str(count)])  # fmt: skip
     lines = [f"question: {table['question']}", f"expected: {table['expects']}", "", as_text(make(head, rows))]
     if winner := table["winner"]:
         lines.append(f"winner: {winner['setting']} ({winner['label']}), {winner['note']}")
@@ -322,6 +328,10 @@ def format_table(table: dict[str, Any], *, measures: Sequence[str] = ()) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _outcome(entry: dict[str, Any] | None) -> str:
+    return "" if entry is None else "; ".join(filter(None, (entry["outcome"], entry.get("note"))))
 
 
 def _interval(entry: dict[str, Any] | None) -> str:

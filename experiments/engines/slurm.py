@@ -126,7 +126,8 @@ class SlurmEngine:
         job, submitted = self._jobs[name]
         job.stop_file.parent.mkdir(parents=True, exist_ok=True)
         job.stop_file.touch()
-        if self._cluster == "slurm" and submitted.state in ("PENDING", "UNKNOWN"):
+        # one that sacct does not show yet may run, and would die without a checkpoint: its stop file ends it
+        if self._cluster == "slurm" and submitted.watcher.get_state(submitted.job_id, mode="force") == "PENDING":
             submitted.cancel(check=False)
 
     def close(self) -> None:

@@ -19,7 +19,8 @@ DONE, DIVERGED, FAILED, MISSING = "done", "diverged", "failed", "missing"
 @dataclass(frozen=True)
 class ShownDifference:
     """A setting minus another by one measure. low, high: None with one seed. seeds: the difference of each seed.
-    outcome: "better", "worse", "undecided" or "no verdict"."""
+    outcome: "better", "worse", "undecided", "no verdict" or "not comparable". note: why it is undecided although the
+    interval excludes 0, or ""."""
 
     value: float | None
     low: float | None = None
@@ -29,6 +30,7 @@ class ShownDifference:
     num_seeds: int = 0
     num_cases: int = 0
     seeds: tuple[float, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(cls, found: Mapping[str, Any] | None) -> ShownDifference | None:
@@ -91,7 +93,8 @@ class ShownSetting:
 class PageData:
     """A whole experiment. reference: the setting that the others are compared with, which need not have the base
     recipe. anchor: {"new - anchor", "anchor - former", "new - former": difference by the primary measure, None where it
-    was not measured}, empty without one. anchor_trials: the trainings that it needed."""
+    was not measured}, empty without one. anchor_trials: the trainings that it needed. anchor_warning: what the table
+    warns of, or ""."""
 
     name: str
     question: str
@@ -107,6 +110,7 @@ class PageData:
     commit: str = ""
     anchor: Mapping[str, ShownDifference | None] = field(default_factory=dict)
     anchor_trials: tuple[ShownTrial, ...] = ()
+    anchor_warning: str = ""
 
     def setting(self, name: str | None) -> ShownSetting | None:
         """The setting of this name, or None."""

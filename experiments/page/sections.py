@@ -160,7 +160,6 @@ def anchor_section(data: PageData) -> dict[str, Any] | None:
     """What the batch brought, what code and machine moved, and both together."""
     if not data.anchor:
         return None
-    moved = next((found for name, found in data.anchor.items() if name.startswith("anchor")), None)
     rows = [
         [
             name,
@@ -176,7 +175,7 @@ def anchor_section(data: PageData) -> dict[str, Any] | None:
     return {
         "id": "anchor",
         "table": {"caption": "", "head": head, "rows": rows},
-        "moved": moved is not None and moved.outcome in OUTCOME_STYLE,
+        "warning": data.anchor_warning,
     }
 
 
@@ -219,7 +218,7 @@ def _difference_cells(setting: ShownSetting, measure: str) -> list[str]:
     found = setting.confirmed.get(measure) or setting.differences.get(measure)
     if found is None:
         return ["", "", "not measured"]
-    return [number(found.value, 4), interval(_ends(found), 4), found.outcome]
+    return [number(found.value, 4), interval(_ends(found), 4), "; ".join(filter(None, (found.outcome, found.note)))]
 
 
 def _seeds_note(setting: ShownSetting) -> str:

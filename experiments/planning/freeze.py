@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from brine.common.content_store import file_lock
 from brine.common.files import read_json, to_plain
 from brine.data.document import MODALITIES
 from brine.experiments.experiment import LAST, Experiment, Search
 from brine.experiments.planning.frozen_inputs import frozen_entry
 from brine.experiments.planning.plan import (
+    ANCHOR_SETTING,
     CONFIRM,
+    FORMER_SETTING,
+    LOCK_FILE,
     PLAN_FILE,
     SCREEN,
     TABLE_FILE,
     TRIAL_FILE,
+    TRIALS_FILE,
     ExperimentPlan,
     TrialSpec,
     load_plan,
@@ -35,7 +41,7 @@ from brine.experiments.planning.settings import (
     whole_recipe,
     with_seed,
 )
-from brine.experiments.planning.snapshot import take_snapshot
+from brine.experiments.planning.snapshot import CODE_FOLDER, COMMIT_FILE, take_snapshot
 from brine.experiments.trials.ending import FINISHED
 from brine.experiments.trials.measure import suite_facts
 from brine.pipeline.model_stages import model_stages_of, train_config_of
@@ -48,7 +54,6 @@ from brine.training.runtime import Runtime
 
 GROUP = "brine.experiments"
 """Entry points of experiments."""
-ANCHOR_SETTING, FORMER_SETTING = "anchor", "former"
 PROCESS_GIB = 0.75
 """Memory of a trial's process beside what the planner counts: the interpreter, libraries, batches."""
 GIB = 2**30
@@ -67,13 +72,14 @@ def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus:
     """Freeze the plan of an experiment in `runs`/<name>, with a snapshot of the code; an equal plan is kept.
 
     threads: of every trial. gpus: of every trial; None: as its recipe's device says. Raises ValueError for a wrong
-    request, before anything is written, and for a plan that differs from the one that lies there."""
+    request, before anything is written, for a plan that differs from the one that lies there, and for a folder that
+    holds something else."""
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
         raise ValueError(f"{name!r} is no name for an experiment: use letters, digits, '_', '-' and '.'")
     folder = runs.absolute() / name
     old = load_plan(folder) if (folder / PLAN_FILE).is_file() else None
-    if old is None and folder.is_dir() and (folder / "recipe.json").exists():
-        raise ValueError(f"{folder} is a run, not an experiment: choose another name with --name")
+    if old is None:
+        _leftovers(folder)
     head, trials = draft_plan(name, experiment, folder=folder, threads=threads, gpus=gpus, old=old)
     if old is not None:
         if changes := plan_changes(old, head, trials):
@@ -84,8 +90,33 @@ def freeze(name: str, experiment: Experiment, *, runs: Path, threads: int, gpus:
             )
         return old
     folder.mkdir(parents=True, exist_ok=True)
-    head["code"] = take_snapshot(folder)
-    return write_plan(folder, head, trials)
+    try:
+        with file_lock(folder / LOCK_FILE, what=name, timeout_s=0):
+            if not (folder / PLAN_FILE).is_file():
+                # of a `plan` that was killed: the code may be older than this plan
+                for path in _leftovers(folder):
+                    shutil.rmtree(path)
+                head["code"] = take_snapshot(folder)
+                return write_plan(folder, head, trials)
+    except TimeoutError:
+        raise ValueError(f"{name} is being planned or run by another process: wait for it, or end it") from None
+    # another process was faster: is its plan the same?
+    return freeze(name, experiment, runs=runs, threads=threads, gpus=gpus)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Snapshots in the folder of a plan that was never finished. Raises ValueError where anything else lies there."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        is_whole = path.name == CODE_FOLDER and (path / COMMIT_FILE).is_file()
+        if is_whole or (path.name.startswith(f".{CODE_FOLDER}.") and path.is_dir()):
+            found.append(path)
+        elif path.name not in (LOCK_FILE, TRIALS_FILE) and not path.name.startswith(f".{PLAN_FILE}."):
+            what = "is a run, not an experiment" if (folder / "recipe.json").exists() else (
+                f"holds {path.name} and no plan, so that it is no experiment"
+            )  # fmt: skip
+            raise ValueError(f"{folder} {what}: choose another name with --name")
+    return found
 
 
 def draft_plan(

@@ -25,7 +25,11 @@ from brine.training.logging.metrics import repair_lines
 
 PLAN_FILE, TRIALS_FILE, EVENTS_FILE, TABLE_FILE = "plan.json", "trials.jsonl", "events.jsonl", "table.json"
 TRIALS_FOLDER, LOGS_FOLDER, TRIAL_FILE, CANCELLED_FILE = "trials", "logs", "trial.json", "cancelled"
-SCREEN, CONFIRM, ANCHOR, FORMER, RUNG = "screen", "confirm", "anchor", "former", "rung"
+LOCK_FILE = "run.lock"
+"""Held while a plan is frozen and while it is run."""
+SCREEN, CONFIRM, RUNG = "screen", "confirm", "rung"
+ANCHOR_SETTING, FORMER_SETTING = "anchor", "former"
+"""The winner of an earlier experiment under today's code, and as it was trained then."""
 FORMAT = 1
 
 

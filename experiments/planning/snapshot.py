@@ -17,7 +17,7 @@ import brine
 from brine.common.processes import IMPORT_FOLDER
 from brine.training.logging.environment import commit
 
-CODE_FOLDER = "code"
+CODE_FOLDER, COMMIT_FILE = "code", "COMMIT"
 LEFT_OUT = ("tests", "docs", "benchmarks", "notebooks", "runs", "site", "build")
 """Folders at the top of a checkout that no trial imports."""
 MAX_FILE_BYTES = 8 * 2**20
@@ -36,12 +36,12 @@ def take_snapshot(folder: Path) -> dict[str, Any]:
             for source, name in _files():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, fresh / name)
-            (fresh / "COMMIT").write_text(f"{commit() or 'unknown'}\n", encoding="utf-8")
+            (fresh / COMMIT_FILE).write_text(f"{commit() or 'unknown'}\n", encoding="utf-8")
             os.rename(fresh, target)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise ValueError(f"the code cannot be copied to {target} ({error}): free some space") from error
-    return {"commit": (target / "COMMIT").read_text(encoding="utf-8").strip(), **snapshot_digest(target)}
+    return {"commit": (target / COMMIT_FILE).read_text(encoding="utf-8").strip(), **snapshot_digest(target)}
 
 
 def snapshot_digest(target: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ interrupted, 71 out of memory, 73 disk full, 75 the folder is still in use.
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
 import math
@@ -21,10 +20,17 @@ from typing import Any
 
 import torch
 
-from brine.common.files import file_digest, read_json, write_json
+from brine.common.files import file_digest, full_disk_number, read_json, write_json
 from brine.common.processes import TrainingInterrupted, die_with_parent
 from brine.evals.run_files import main_model, stage_costs, total_costs
-from brine.experiments.planning.plan import TRIAL_FILE, ExperimentPlan, TrialSpec, load_plan
+from brine.experiments.planning.plan import (
+    ANCHOR_SETTING,
+    FORMER_SETTING,
+    TRIAL_FILE,
+    ExperimentPlan,
+    TrialSpec,
+    load_plan,
+)
 from brine.experiments.planning.settings import parse_recipe
 from brine.experiments.planning.snapshot import CODE_FOLDER, imported_from
 from brine.experiments.trials import ending
@@ -38,7 +44,6 @@ from brine.training.guard import NoTargetsError, TrainingDivergedError
 from brine.training.logging.environment import peak_rss_gib
 from brine.training.parallel.distributed import destroy_distributed
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK_TIMEOUT_S = 120.0
 """How long to wait for the process of an attempt that was taken for dead."""
 PYTHON_VARIABLE, PARENT_VARIABLE, TRACKER_VARIABLE = "BRINE_TRIAL_PYTHON", "BRINE_TRIAL_PARENT", "BRINE_TRIAL_TRACKER"
@@ -66,13 +71,13 @@ def main(argv: list[str] | None = None) -> int:
         return _ended(error, ending.BUSY)
     except (MemoryError, InsufficientMemoryError, torch.OutOfMemoryError) as error:
         return _ended(error, ending.NO_MEMORY)
-    except ValueError as error:
-        return _ended(error, ending.REFUSED)
-    except (OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
+        if full_disk_number(error) is not None:
+            return _ended(f"the disk is full ({error})", ending.DISK_FULL)
+        if isinstance(error, ValueError):
+            return _ended(error, ending.REFUSED)
         if is_out_of_memory(error):
             return _ended(error, ending.NO_MEMORY)
-        if isinstance(error, OSError) and error.errno in FULL_DISK:
-            return _ended(f"the disk is full ({error})", ending.DISK_FULL)
         raise
     finally:
         destroy_distributed()
@@ -108,7 +113,9 @@ def run_trial(plan: ExperimentPlan, trial: TrialSpec) -> None:
             run = _train(recipe, folder, runs)
             record |= _trained(run, recipe)
         if record["outcome"] == ending.FINISHED:
-            measure_run(run, plan.head["suite"], recipe, out=folder, cache=runs / ".store")
+            # what was measured before would hide what code and machine moved
+            is_anchor = trial.setting in (ANCHOR_SETTING, FORMER_SETTING)
+            measure_run(run, plan.head["suite"], recipe, out=folder, cache=None if is_anchor else runs / ".store")
     except NoTargetsError:
         raise
     except TrainingDivergedError as error:

@@ -142,6 +142,52 @@ def test_ctrl_c_ends_all_and_the_next_run_continues(plan):
     assert engine.submitted == ["01-seed1", "02-seed0", "02-seed1"]
 
 
+@pytest.mark.parametrize("code", [None, -9, 130])
+def test_three_ctrl_c_are_no_kills(plan, code):
+    """Jobs that SLURM takes out of its queue, and trials that are killed since they took too long to save."""
+    good = succeed(plan)
+    for _ in range(3):
+        run, engine = runner(plan, good, slow=[trial.name for trial in plan.trials], cancelled_code=code)
+
+        def submit(job, engine=engine):
+            # while trials are at work or wait in a queue
+            os.kill(os.getpid(), signal.SIGINT)
+            return FakeEngine.submit(engine, job)
+
+        engine.submit = submit
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+        assert engine.cancelled == engine.submitted != [] and not run.running
+    assert not list(plan.folder.glob("trials/*/trial.json")) and set(events(plan, "ended")) == set(engine.submitted)
+    run, engine = runner(plan, good)
+    run.run()
+    assert len(engine.submitted) == 4
+
+
+def test_a_job_that_was_asked_to_end_by_a_run_before_is_not_killed(plan):
+    """`run` left before SLURM said how the job ended."""
+    good = succeed(plan)
+    for _ in range(3):
+        run, engine = runner(plan, good, max_jobs=1)
+        trial = plan.trial("01-seed0")
+        run._event("submitted", trial, engine="fake", handle="77")
+        stop_file = run.job(trial).stop_file
+        stop_file.parent.mkdir(exist_ok=True)
+        stop_file.touch()
+
+        def attach(job, handle, engine=engine):
+            engine.jobs[job.name] = (job, 0)
+            engine.cancelled.append(job.name)
+            return True
+
+        engine.attach, engine.cancelled_code = attach, None
+        run._attach()
+        while run.running:
+            run._poll()
+    kinds = [event["kind"] for event in read_jsonl(plan.folder / "events.jsonl") if event["event"] == "ended"]
+    assert kinds == ["interrupted"] * 3 and not (plan.trial_folder("01-seed0") / "trial.json").exists()
+
+
 def test_cancelled_trials_wait_for_retry(plan, capsys):
     runs = ["--runs", str(plan.folder.parent)]
     assert main(["cancel", "tiny", "02-seed0", *runs]) == 0
@@ -153,9 +199,9 @@ def test_cancelled_trials_wait_for_retry(plan, capsys):
             cancel(plan, ["01-seed1", "02-seed1"])
         return good(job)
 
-    run, engine = runner(plan, outcome)
+    run, engine = runner(plan, outcome, slow=("01-seed1",))
     run.run()
-    assert engine.submitted == ["01-seed0", "01-seed1"] and engine.cancelled in ([], ["01-seed1"])
+    assert engine.submitted == ["01-seed0", "01-seed1"] and engine.cancelled == ["01-seed1"]
     assert trial_status(plan, plan.trial("02-seed0")).state == "cancelled"
     assert main(["status", "tiny", *runs]) == 0
     assert "cancelled" in capsys.readouterr().out
@@ -165,6 +211,45 @@ def test_cancelled_trials_wait_for_retry(plan, capsys):
     assert "02-seed0" in engine.submitted
     assert main(["cancel", "tiny", "02-seed0", *runs]) == 2
     assert "02-seed0 is done: only trials that have not ended" in capsys.readouterr().err
+
+
+def test_what_follows_is_chosen_without_a_cancelled_trial(make_plan, plan, capsys):
+    best = {"01": 3.0, "02": 2.0, "03": 2.5}
+    plan = make_plan("some", seeds=Seeds((0,), (7,)), axes=Grid({"large.learning_rate": [1e-3, 2e-3, 4e-3]}))
+    value = lambda trial: [best[trial.setting], 1.0]  # noqa: E731
+    cancel(plan, ["03-seed0"])
+    run, engine = runner(plan, succeed(plan, value))
+    run.run()
+    assert engine.submitted == ["01-seed0", "02-seed0", "02-seed7", "01-seed7"]
+    assert "1 trial cancelled (03-seed0): what followed was chosen without; `retry`" in capsys.readouterr().err
+    note = read_json(plan.folder / "table.json")["winner"]["note"]
+    assert "without 03 (1 of 1 seed not finished)" in note
+    # what is trained after all may win, and is confirmed as well
+    retry(plan, ["03-seed0"])
+    best["03"] = 1.0
+    run, engine = runner(batch.load_plan_again(plan), succeed(plan, value))
+    run.run()
+    assert engine.submitted == ["03-seed0", "03-seed7"] and "cancelled" not in capsys.readouterr().err
+
+
+def test_nothing_follows_where_all_was_cancelled(make_plan, plan, capsys):
+    plan = make_plan("all", seeds=Seeds((0,), (7,)), axes=Grid({"large.learning_rate": [1e-3, 2e-3, 4e-3]}))
+    good = succeed(plan, lambda trial: [4.0 - int(trial.setting), 1.0])
+
+    def outcome(job):
+        # two are done, the third is cancelled with all that would follow
+        if job.name == "02-seed0":
+            cancel(plan, [])
+        return good(job)
+
+    run, engine = runner(plan, outcome, slow=("03-seed0",))
+    run.run()
+    assert engine.submitted[-1] in ("02-seed0", "03-seed0") and len(engine.submitted) <= 3
+    assert "all was cancelled: nothing more is trained before `retry`" in capsys.readouterr().err
+    retry(plan, [])
+    run, engine = runner(batch.load_plan_again(plan), good)
+    run.run()
+    assert engine.submitted == ["03-seed0", "03-seed7", "01-seed7"]
 
 
 def test_one_run_at_a_time(plan):

@@ -218,6 +218,21 @@ def test_what_sbatch_gets(tmp_path, shims):
     assert "sbatch" in calls and "scancel" not in calls
 
 
+@pytest.mark.parametrize(
+    ("state", "is_taken_out"), [("4711|PENDING|", True), ("4711|RUNNING|node1", False), ("", False)]
+)
+def test_only_a_job_that_waits_is_taken_out_of_the_queue(tmp_path, shims, state, is_taken_out):
+    """One that sacct does not show yet may run already, and then saves first."""
+    # what it knows of the job of this number from other tests
+    pytest.importorskip("submitit").SlurmJob.watcher.clear()
+    (tmp_path / "bin" / "sacct").write_text(f"#!/bin/sh\nprintf 'JobID|State|NodeList\\n{state}\\n'\n")
+    engine = open_engine("slurm", folder=tmp_path / "experiment", workers=None, options={})
+    one = job(tmp_path, "pass")
+    engine.submit(one)
+    engine.cancel("one")
+    assert one.stop_file.exists() and ("scancel" in shims.read_text()) == is_taken_out
+
+
 def test_a_job_that_slurm_refuses_is_told(tmp_path, shims):
     pytest.importorskip("submitit")
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2\nexit 1\n")

@@ -3,8 +3,6 @@
 import dataclasses
 import re
 
-import pytest
-
 from brine.evals.measurement import MeasureSpec
 from brine.experiments.page.charts import CostPoint, cost_chart, difference_map, pareto_front
 from brine.experiments.page.records import PageData, ShownDifference, ShownSetting, ShownTrial
@@ -85,15 +83,18 @@ def test_one_seed_has_a_value_and_no_whisker():
     assert "no verdict" in text_of(page) and 'class="whisker"' not in forest and 'class="dot"' in forest
 
 
-@pytest.mark.parametrize(("outcome", "warned"), [("worse", True), ("better", True), ("undecided", False)])
-def test_an_anchor_that_moved_is_a_warning(outcome, warned):
-    anchor = {
-        "new - anchor": BETTER,
-        "anchor - former": ShownDifference(0.1, 0.0, 0.2, outcome),
-        "new - former": BETTER,
-    }
-    words = text_of(render(dataclasses.replace(DATA, anchor=anchor)))
-    assert ("older tables do not compare" in words) == warned
+def test_the_table_s_warning_of_the_anchor_is_on_the_page():
+    anchor = {"new - anchor": BETTER, "anchor - former": BETTER, "new - former": BETTER}
+    page = render(dataclasses.replace(DATA, anchor=anchor, anchor_warning="older tables do not compare"))
+    assert "older tables do not compare" in text_of(page) and '<span class="badge bad">older' in page
+    assert "badge bad" not in render(dataclasses.replace(DATA, anchor=anchor))
+
+
+def test_what_was_decided_alone_is_said_beside_its_interval():
+    found = dataclasses.replace(BETTER, outcome="undecided", note="decided alone, not among so many settings")
+    setting = dataclasses.replace(DATA.settings[1], differences={"bits_per_byte": found}, confirmed={})
+    words = text_of(render(dataclasses.replace(DATA, settings=(DATA.settings[0], setting))))
+    assert "undecided; decided alone, not among so many settings" in words
 
 
 def test_the_reference_is_named_and_only_the_base_recipe_is_called_so():

@@ -9,15 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from brine.common.content_store import file_lock
 from brine.common.files import read_json
 from brine.evals.measurement import MeasureSpec
 from brine.experiments.cli import main
 from brine.experiments.experiment import Budget, Grid, Listed, Seeds
+from brine.experiments.planning import freeze as planning
 from brine.experiments.planning import snapshot
-from brine.experiments.planning.freeze import find_experiment
+from brine.experiments.planning.freeze import find_experiment, freeze
 from brine.experiments.planning.plan import load_plan
 from brine.experiments.planning.settings import parse_recipe, recipe_digest
-from tests.experiments.tiny import finish_trial, write_experiment
+from tests.experiments.tiny import finish_trial, tiny_experiment, write_experiment
 from tests.paths import ROOT
 
 
@@ -137,6 +139,10 @@ def test_wrong_command_lines_say_what_to_do(tmp_path, capsys, source):
         (["run", str(path), "--tracker", "paper", *runs], "'paper' is unknown"),
         (["run", str(path), "--engine", "slurm", "--slurm", "account", *runs], "give name=value"),
         (["run", str(path), "--partition", "gpu", *runs], "--partition is SLURM's"),
+        (["run", str(path), "--hours", "24", *runs], "--hours is SLURM's"),
+        (["run", str(path), "--engine", "ray", "--hours", "0", *runs], "--hours is SLURM's"),
+        (["run", str(path), "--engine", "slurm", "--address", "auto", *runs], "--address is Ray's"),
+        (["run", str(path), "--address", "local", *runs], "--address is Ray's"),
         (["plan", str(path), "--threads", "0", *runs], "--threads 0"),
         (["plan", str(path), "--name", "a/b", *runs], "no name for an experiment"),
     ):
@@ -193,6 +199,57 @@ def test_explain_names_the_fields(make_plan, capsys):
     said = capsys.readouterr().out
     assert "large.seed: 2 -> 1002" in said and "seed: 0 -> 1000" in said
     assert main(["explain", "tiny", "01", *runs]) == 2
+
+
+def test_code_without_a_plan_is_replaced(source, tmp_path, monkeypatch):
+    """`plan` was killed before plan.json, and the checkout was edited since."""
+    root, runs = tmp_path / "checkout", tmp_path / "runs"
+    root.mkdir()
+    for name in ("train.py", "pyproject.toml"):
+        (root / name).write_text("old")
+    monkeypatch.setattr(snapshot, "IMPORT_FOLDER", str(root))
+    folder = runs / "tiny"
+    old = snapshot.take_snapshot(folder)
+    (folder / ".code.77" / "common").mkdir(parents=True)
+    (folder / "trials.jsonl").write_text("{}\n")
+    (root / "train.py").write_text("new")
+    plan = freeze("tiny", tiny_experiment(source), runs=runs, threads=1)
+    assert (folder / "code" / "train.py").read_text() == "new" and plan.head["code"]["digest"] != old["digest"]
+    assert not (folder / ".code.77").exists() and len(plan.trials) == 2
+    # what a plan refers to stays
+    (root / "train.py").write_text("newer")
+    assert freeze("tiny", tiny_experiment(source), runs=runs, threads=1) == plan
+    assert (folder / "code" / "train.py").read_text() == "new"
+
+
+@pytest.mark.parametrize("held", ["log.jsonl", "code/mine.py", "trials/01-seed0/trial.json", "recipe.json"])
+def test_a_folder_that_holds_something_else_is_refused(make_plan, held):
+    path = make_plan.runs / "registry" / held
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    told = "is a run" if held == "recipe.json" else f"holds {held.partition('/')[0]} and no plan"
+    with pytest.raises(ValueError, match=f"registry {told}.*another name with --name"):
+        make_plan("registry")
+    assert [each for each in (make_plan.runs / "registry").rglob("*") if each.is_file()] == [path]
+
+
+def test_two_that_plan_at_once_make_one_plan(make_plan, monkeypatch):
+    """The other one was faster, or is still copying the code."""
+    (make_plan.runs / "tiny").mkdir(parents=True)
+    lock = file_lock(make_plan.runs / "tiny" / "run.lock", what="tiny")
+    with lock, pytest.raises(ValueError, match="is being planned or run by another process"):
+        make_plan()
+    draft, others = planning.draft_plan, []
+
+    def slowly(*args, **options):
+        found = draft(*args, **options)
+        if not others:
+            others.append(None)
+            others.append(make_plan())
+        return found
+
+    monkeypatch.setattr(planning, "draft_plan", slowly)
+    assert make_plan() == others[1]
 
 
 def test_the_snapshot_is_the_running_code_with_changes(tmp_path, monkeypatch):

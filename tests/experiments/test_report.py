@@ -73,4 +73,5 @@ def test_an_anchor_that_failed_is_on_the_page_with_its_reason(make_plan):
     data = page_data(plan, table, {})
     assert [trial.state for trial in data.anchor_trials].count("failed") == 1
     words = write_report(plan.folder, table).read_text()
+    assert table["anchor"]["warning"] in words and "no verdict" in table["anchor"]["warning"]
     assert "its former code is gone" in words and "The anchor" in words and "5 of 6" in words

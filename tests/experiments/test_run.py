@@ -1,6 +1,8 @@
 """Real trials in processes of their own: killed, interrupted, diverged, and run under the code of their plan."""
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,14 +79,30 @@ def test_trials_are_ordinary_runs_that_were_measured(finished):
 
 def test_two_workers_build_what_they_share_once(source, tmp_path):
     """Two settings of the arm with a teacher, two seeds: one corpus and its encoding, with its tokenizer; a teacher for
-    each seed, which both settings share; and a large model for each trial. Both workers begin at once; one of them
-    comes to the corpus while the other makes it, or after."""
+    each seed, which both settings share; and a large model for each trial. One worker is halted while it makes the
+    corpus until the other has come to it and waits."""
     path, runs = tmp_path / "shared.py", tmp_path / "runs"
     write_experiment(path, source, more="base=shared_recipe(SOURCE), seeds=Seeds((0, 1))")
     path.write_text(path.read_text().replace("import tiny_experiment", "import shared_recipe, tiny_experiment")
                     .replace("SOURCE", f"Path({str(source)!r})"))  # fmt: skip
-    finish(start("run", path, runs, "--workers", "2"))
-    folder = runs / "shared"
+    process, folder = start("run", path, runs, "--workers", "2"), runs / "shared"
+    store, held = runs / ".store" / "corpus", re.compile(r"process (\d+) on ")
+
+    def builder():
+        return next((int(found[1]) for lock in store.glob("*.lock") if (found := held.match(lock.read_text()))), None)
+
+    wait_until(builder, process)
+    first = builder()
+    os.kill(first, signal.SIGSTOP)
+    try:
+        assert not list(store.glob("*/done")), "the corpus was made before its builder could be halted"
+        waiting = f"corpus: process {first} on "
+        wait_until(lambda: any(waiting in log.read_text() for log in folder.glob("logs/*.log")), process)
+        assert not list(store.glob("*/done"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGCONT)
+    finish(process)
     expected = {"corpus": 1, "encoded": 1, "small": 2, "large_salt": 4, "evaluate": 4}
     assert builds_by_stage(folder) == expected and stored_stages(folder) == expected
     assert len(set(weights(folder).values())) == 4

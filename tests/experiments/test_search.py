@@ -111,6 +111,34 @@ def test_a_search_is_run_ranked_and_confirmed(plan, monkeypatch):
     assert confirmed == ([f"{winner}-seed8", "base-seed8"] if winner != "base" else [])
 
 
+def test_a_cancelled_setting_does_not_end_a_search(plan, monkeypatch):
+    pytest.importorskip("brine.evals.seed_interval")
+    monkeypatch.setattr(batch, "TICK_S", 0.001)
+
+    def outcome(job):
+        now = load_plan(plan.folder)
+        finish_trial(
+            now, now.trial(job.name), {"bits_per_byte": [float(job.name[1:4]) if job.name[0] == "t" else 20.0]}
+        )
+        return 0
+
+    engine = FakeEngine(outcome, max_jobs=1)
+    submit = engine.submit
+
+    def and_cancel(job):
+        if job.name == "t002-r0-seed0":
+            batch.cancel(load_plan(plan.folder), ["t002-r0-seed1"])
+        return submit(job)
+
+    engine.submit = and_cancel
+    batch.BatchRun(plan, engine, engine_name="fake").run()
+    assert "t002-r0-seed1" not in engine.submitted
+    by_rung = [{trial.setting for trial in load_plan(plan.folder).of_phase("rung") if trial.rung == rung}
+               for rung in range(3)]  # fmt: skip
+    # the second is the next best, and does not go on
+    assert len(by_rung[0]) == 9 and by_rung[1] == {"t001", "t003", "t004"} and by_rung[2] == {"t001"}
+
+
 def test_without_optuna_the_extra_is_named(plan, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ValueError, match=r"pip install brine-lm\[search\]"):

@@ -113,6 +113,50 @@ def test_the_anchor_tells_the_idea_from_the_code(make_plan):
     assert "anchor - former: -0.3" in format_table(build_table(new))
 
 
+@pytest.mark.parametrize(
+    ("seeds", "shift", "outcome"),
+    [
+        ((0, 1, 2), 0.0, "undecided"),
+        ((0, 1, 2), 0.5, "worse"),
+        ((0,), 0.0, "no verdict"),
+        ((0, 1, 2), None, "not comparable"),
+    ],
+)
+def test_an_anchor_of_which_nothing_was_shown_is_a_warning(make_plan, seeds, shift, outcome):
+    """One seed, or documents of another corpus, tell nothing of what code and machine did."""
+    old = make_plan("old", axes=RATES, seeds=Seeds(seeds))
+    fill(old)
+    write_table(old)
+    new = make_plan("new", anchor="last", axes=Listed([{"large.grad_clip": 0.5}]), seeds=Seeds(seeds))
+    for trial in new.trials:
+        found = values(trial) + (trial.setting == "anchor") * (shift or 0.0)
+        finish_trial(
+            new, trial, {"bits_per_byte": found[:30] if shift is None and trial.setting == "former" else found}
+        )
+    table = build_table(new)
+    assert table["anchor"]["anchor_former"]["bits_per_byte"]["outcome"] == outcome
+    if outcome == "undecided":
+        assert "warning" not in table["anchor"] and "WARNING" not in format_table(table)
+    else:
+        assert f"({outcome}): older tables" in table["anchor"]["warning"] and "WARNING: " in format_table(table)
+
+
+def test_what_was_decided_alone_is_said_beside_its_interval(make_plan):
+    """Six settings that do nothing and one that does a little: significant alone, not among seven."""
+    plan = make_plan(axes=Grid({"large.learning_rate": [1e-3 * n for n in range(1, 9)]}), seeds=Seeds((0, 1, 2)))
+    for trial in plan.trials:
+        rng = np.random.default_rng([trial.seed, int(trial.setting)])
+        effect = 0.0 if trial.setting != "02" else -0.005
+        finish_trial(plan, trial, {"bits_per_byte": 3 + effect + 0.02 * rng.standard_normal(40)})
+    table = build_table(plan)
+    found = table["differences"]["bits_per_byte"]["02"]
+    assert found["low"] * found["high"] > 0 and found["outcome"] == "undecided" and found["p_holm"] > 0.05
+    assert found["note"] == "decided alone, not among so many settings"
+    line = next(line for line in format_table(table).splitlines() if line.startswith("02"))
+    assert "undecided; decided alone, not among so many settings" in line
+    assert all("note" not in entry for name, entry in table["differences"]["bits_per_byte"].items() if name != "02")
+
+
 def test_higher_is_better_turns_the_ranking(make_plan):
     plan = make_plan(axes=RATES, seeds=Seeds((0, 1)), primary="gain.image")
     for trial in plan.trials:

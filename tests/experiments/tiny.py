@@ -100,10 +100,11 @@ def finish_trial(plan, trial, values, *, outcome: str = "done", weights: str = "
 
 
 class FakeEngine:
-    """Ends a job at the second poll, of `slow` ones at the thousandth, with the exit code that `outcome(job)` gives."""
+    """Ends a job at the second poll, of `slow` ones at the thousandth, with the exit code that `outcome(job)` gives;
+    one that was cancelled with `cancelled_code`, None as where SLURM took it out of its queue."""
 
-    def __init__(self, outcome, *, max_jobs: int = 2, slow=()):
-        self.outcome, self.max_jobs, self.slow = outcome, max_jobs, slow
+    def __init__(self, outcome, *, max_jobs: int = 2, slow=(), cancelled_code: int | None = INTERRUPTED):
+        self.outcome, self.max_jobs, self.slow, self.cancelled_code = outcome, max_jobs, slow, cancelled_code
         self.jobs: dict = {}
         self.submitted: list[str] = []
         self.cancelled: list[str] = []
@@ -122,7 +123,7 @@ class FakeEngine:
         if polls < (1000 if name in self.slow else 1) and name not in self.cancelled:
             return None
         del self.jobs[name]
-        return Ending(INTERRUPTED if name in self.cancelled else self.outcome(job), f"{name} said this")
+        return Ending(self.cancelled_code if name in self.cancelled else self.outcome(job), f"{name} said this")
 
     def cancel(self, name):
         self.cancelled.append(name)
