@@ -105,7 +105,7 @@ def test_an_upload_that_fails_loses_nothing(memory, tmp_path, monkeypatch, caplo
     caplog.clear()
     calls: list = []
     run(tmp_path / "here", memory, calls)
-    assert calls == [] and not caplog.records
+    assert calls == [] and not [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert pull("a", tmp_path / "there", tmp_path / "there/.store", memory).sent == 2
 
 

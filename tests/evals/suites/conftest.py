@@ -7,10 +7,10 @@ from tests.data.encode_here import Here
 from tests.evals.suites.sources import SMALL, make_source
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def decoded_here():
     """Decoding has tests of its own; a server that decodes sound imports torch for two seconds. Commands that tests run
-    in other processes have servers."""
+    in other processes have servers. (A fixture of the package would stay for the files of other folders.)"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("brine.data.corpus.fill_shards.DecodePool", Here)
         patch.setattr("brine.evals.suites.making.choose.DecodePool", Here)
