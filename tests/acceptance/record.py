@@ -1,6 +1,6 @@
 """Hooks of pytest for the long checks that continuous integration does not run; each has a small case elsewhere.
 
-    uv run pytest -m acceptance -n 0     # half an hour on two cores; one line to benchmarks/results/acceptance.jsonl
+    uv run pytest -m acceptance -n 0     # over an hour on two cores; one line to benchmarks/results/acceptance.jsonl
 
 The line says which checks ran, how each ended and how long it took, with hardware, versions and commit.
 `tests/conftest.py` imports the hooks, since cases of other folders bear the mark too.
