@@ -31,6 +31,8 @@ from brine.pipeline.stages.stage_plan import RERUN_FILE, StagePlan, StageRequest
 from brine.training.parallel.distributed import World
 
 logger = logging.getLogger("brine.pipeline")
+EFFECTIVE_IDS = os.access in os.supports_effective_ids
+"""Whether rights can be asked as the process has them now, not as it was started."""
 
 EXTENDING_PREFIX = ".extending_"
 """Before the name of a stored folder, or of a stage of the run itself: what will continue with more steps."""
@@ -103,7 +105,7 @@ class StageStore:
         root = self.content.root
         try:
             root.mkdir(parents=True, exist_ok=True)
-            reason = "" if os.access(root, os.W_OK | os.X_OK) else "Permission denied"
+            reason = "" if os.access(root, os.W_OK | os.X_OK, effective_ids=EFFECTIVE_IDS) else "Permission denied"
         except OSError as error:
             reason = str(error)
         if reason:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from brine.common.files import digest, write_json
+from brine.common.files import digest, read_jsonl, write_json
 from brine.evals.measurement import Measurement, MeasureSpec, save_measurements
 from brine.registry.registry import Registry
 
@@ -171,3 +171,16 @@ FAKE_GATE = SimpleNamespace(
     median_seed=fake_median,
     calibrate_margins=lambda runs, guards, seeds: dict.fromkeys(guards, 0.05),
 )
+
+
+BETTER = {"learning_rate": 2e-3, "bits_per_byte": 1.5}
+"""What makes a setting of `add_setting` a better one."""
+
+
+def promote(registry, models, **options):
+    return registry.promote(models, SUITE, gate=FAKE_GATE, **options)
+
+
+def events(registry):
+    """The events of the log, in order."""
+    return [line["event"] for line in read_jsonl(registry.root / "log.jsonl")]
